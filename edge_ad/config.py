@@ -1,0 +1,109 @@
+"""Settings as frozen records: validated where they are made, read from TOML, unknown keys refused."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from edge_ad.errors import ConfigError, EdgeAdError
+from edge_ad.types import MODALITIES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class Settings(BaseModel):
+    """Base of every record that is written to or read from JSON or TOML."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+SettingsT = TypeVar("SettingsT", bound=BaseModel)
+
+
+def validated(
+    kind: type[SettingsT], values: Any, source: str, error: type[EdgeAdError] = ConfigError, remedy: str = ""
+) -> SettingsT:
+    """Makes a record from parsed JSON or TOML (a mapping) or from JSON text (str or bytes).
+
+    Args:
+        kind: the record's class.
+        values: the parsed values, or JSON text.
+        source: the file or option they came from, for the error.
+        error: the error to raise.
+        remedy: what the user should do; by default, to correct ``source``.
+
+    Raises:
+        EdgeAdError: of class ``error``, naming the first wrong field, its value and what it must be.
+    """
+    try:
+        if isinstance(values, (str, bytes)):
+            return kind.model_validate_json(values)
+        return kind.model_validate(values)
+    except ValidationError as failure:
+        first = failure.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the content"
+        value = "" if first["type"] in ("missing", "json_invalid") else f" (got {str(first['input'])[:80]!r})"
+        raise error(
+            f"{source}: {field} is not valid",
+            why=f"{first['msg']}{value}",
+            remedy=remedy or f"correct {field} in {source}",
+        ) from failure
+
+
+class PreprocessConfig(Settings):
+    """How a frame becomes the images that the teacher sees.
+
+    Attributes:
+        modalities: what the model looks at, in this order.
+        image_size_px: side of the square network input.
+        normals_box_px: side of the box over which inverse depth is averaged before the normals.
+        normals_gain: factor on the surface slope before it becomes an image; 1 gives metric normals.
+        normals_source: ``depth`` computes normals, ``frame`` takes those of the data set (Eyecandies).
+        hole_levels: pyramid levels of the hole filling; holes up to about 2**levels pixels close.
+        background: ``auto`` separates the part from a plane where the training data shows one,
+            ``keep`` never does.
+        foreground_height_m: what stands this far above that plane is the part.
+    """
+
+    modalities: tuple[Literal["rgb", "depth", "normals"], ...] = ("rgb", "normals")
+    image_size_px: int = Field(default=256, ge=64, le=1024, multiple_of=32)
+    normals_box_px: int = Field(default=5, ge=1, le=31)
+    normals_gain: float = Field(default=1.0, gt=0, le=100)
+    normals_source: Literal["depth", "frame"] = "depth"
+    hole_levels: int = Field(default=4, ge=1, le=6)
+    background: Literal["auto", "keep"] = "auto"
+    foreground_height_m: float = Field(default=0.005, gt=0)
+
+    @field_validator("modalities")
+    @classmethod
+    def _known_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError(f"name each of {', '.join(MODALITIES)} at most once, and at least one")
+        return value
+
+    @field_validator("normals_box_px")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("the box must be odd, so that it has a middle")
+        return value
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        ConfigError: it is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read", why=str(error), remedy="check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML", why=str(error), remedy=f"correct {path}") from error
