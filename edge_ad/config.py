@@ -94,6 +94,17 @@ class PreprocessConfig(Settings):
             raise ValueError("the box must be odd, so that it has a middle")
         return value
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The arrays that a frame has to bring: ``rgb``, ``depth``, ``normals``."""
+        from_depth = "depth" in self.modalities or ("normals" in self.modalities and self.normals_source == "depth")
+        needed = {
+            "rgb": "rgb" in self.modalities,
+            "depth": from_depth,
+            "normals": "normals" in self.modalities and self.normals_source == "frame",
+        }
+        return tuple(name for name, wanted in needed.items() if wanted)
+
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file.

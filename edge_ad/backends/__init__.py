@@ -1,0 +1,33 @@
+"""What runs a model: one class per runtime, found by name and imported on first use.
+
+    onnxruntime   any CPU; FP32
+    tensorrt      NVIDIA GPUs: TensorRT 8.6 to 11 and TensorRT-RTX; FP32 and FP16
+
+A further backend is one class with the attributes of :class:`edge_ad.backends.base.EngineBackend`
+and one line below.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from edge_ad.backends.base import EngineBackend
+from edge_ad.errors import ConfigError
+
+BACKENDS = {
+    "onnxruntime": "edge_ad.backends.onnxruntime:OnnxRuntimeBackend",
+    "tensorrt": "edge_ad.backends.tensorrt.run:TensorRTBackend",
+}
+
+
+def backend_class(name: str) -> type[EngineBackend]:
+    """The class of a backend, imported now.
+
+    Raises:
+        ConfigError: no backend has this name.
+    """
+    if name not in BACKENDS:
+        raise ConfigError(f"there is no backend {name!r}", remedy=f"choose one of: auto, {', '.join(sorted(BACKENDS))}")
+    module, _, attribute = BACKENDS[name].partition(":")
+    loaded: type[EngineBackend] = getattr(importlib.import_module(module), attribute)
+    return loaded

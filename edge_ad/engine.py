@@ -1,0 +1,296 @@
+"""Engines: a bundle made ready for one box, in a directory that only this box will load.
+
+    engine.json          what it was built from, for what and on what; digests of the files; signature
+    model.plan           for TensorRT, or model.onnx for ONNX Runtime
+    manifest.json        of the bundle
+    thresholds.json      of the bundle
+    golden.safetensors   of the bundle: what the engine must answer
+
+Nothing is deserialized before signature, digests, hardware and versions have been checked, and no engine
+is used before it has given the bundle's golden answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from edge_ad import __version__
+from edge_ad.backends import backend_class
+from edge_ad.backends.base import Precision, Progress
+from edge_ad.backends.box_key import is_signed, sign
+from edge_ad.backends.golden import check_golden
+from edge_ad.bundle import GOLDEN, MANIFEST, THRESHOLDS, Bundle, FileDigest, Manifest, Thresholds
+from edge_ad.config import Settings, validated
+from edge_ad.errors import EngineError, MissingExtraError
+from edge_ad.types import Backend
+
+__all__ = ["Engine", "EngineKey", "EngineManifest", "build_engine", "check_golden", "load_engine", "read_engine"]
+
+ENGINE = "engine.json"
+BackendName = Literal["auto", "onnxruntime", "tensorrt"]
+
+
+class EngineKey(Settings):
+    """What makes two engines the same: if any field differs, the engine must be built again.
+
+    Attributes:
+        bundle_digest: of the bundle it was built from.
+        backend: what runs it.
+        precision: of the arithmetic.
+        max_batch: the largest batch it takes.
+        input_shapes: by input name; null is the batch.
+        options: of the build.
+        backend_version: this and the rest are as in :class:`edge_ad.backends.base.BoxFacts`.
+        gpu: the GPU's name.
+        compute_capability: of the GPU.
+        driver: of the GPU.
+    """
+
+    bundle_digest: str
+    backend: str
+    precision: Precision
+    max_batch: int = Field(ge=1)
+    input_shapes: dict[str, tuple[int | None, ...]]
+    options: dict[str, str]
+    backend_version: str
+    gpu: str
+    compute_capability: str
+    driver: str
+
+    @property
+    def rebuild_command(self) -> str:
+        """The command that builds such an engine."""
+        batch = f" --max-batch {self.max_batch}" if self.max_batch > 1 else ""
+        return f"edge-ad build-engine BUNDLE --backend {self.backend} --precision {self.precision}{batch}"
+
+
+class EngineManifest(EngineKey):
+    """The content of ``engine.json``; ``mac`` is the box's signature over all the rest."""
+
+    schema_version: Literal[1]
+    edge_ad_version: str
+    files: dict[str, FileDigest]
+    mac: str
+
+    def signed_content(self) -> bytes:
+        """What ``mac`` signs."""
+        return json.dumps(self.model_dump(mode="json", exclude={"mac"}), sort_keys=True).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine whose files have been checked."""
+
+    directory: Path
+    manifest: EngineManifest
+    bundle_manifest: Manifest
+    thresholds: Thresholds
+
+
+def choose_backend(backend: BackendName) -> str:
+    """What ``auto`` means here: TensorRT if it and a driver are there, otherwise ONNX Runtime."""
+    if backend != "auto":
+        return backend
+    try:
+        backend_class("tensorrt").box_facts()
+    except (EngineError, MissingExtraError):
+        return "onnxruntime"
+    return "tensorrt"
+
+
+def build_engine(
+    bundle: Bundle,
+    directory: Path,
+    *,
+    backend: BackendName,
+    precision: Precision,
+    max_batch: int = 1,
+    progress: Progress | None = None,
+) -> Engine:
+    """Builds an engine for this box and tries it on the bundle's golden samples.
+
+    An engine that is already in ``directory`` stays until the new one has passed. If it was built from the
+    same bundle under the same conditions, its payload is used again and only the thresholds are new.
+
+    Args:
+        bundle: what to build.
+        directory: the engine's directory, made or replaced.
+        backend: ``auto`` takes TensorRT where it can run.
+        precision: of the arithmetic.
+        max_batch: the largest batch that will be run.
+        progress: called with short messages while the build goes on.
+
+    Raises:
+        ConfigError: a setting is out of range.
+        EngineError: the backend cannot build or run it here, its answers differ from the golden ones, or the
+            directory cannot be written or holds something else.
+        MissingExtraError: a package that the backend needs is not installed.
+    """
+    directory = directory.resolve()
+    if directory.exists() and not (directory / ENGINE).is_file() and any(directory.iterdir()):
+        raise EngineError(
+            f"{directory} is not an engine", why="it holds other files", remedy="name a new or empty directory"
+        )
+    key = _key(bundle, choose_backend(backend), precision, max_batch)
+    kind = backend_class(key.backend)
+    try:
+        contents = {name: (bundle.directory / name).read_bytes() for name in (MANIFEST, THRESHOLDS, GOLDEN)}
+        model = bundle.model_path.read_bytes()
+    except OSError as error:
+        raise EngineError(f"{bundle.directory} cannot be read", why=str(error)) from error
+    contents[kind.payload_name] = _built_before(directory, key) or kind.build(
+        model, source=str(bundle.model_path), precision=precision, max_batch=max_batch, progress=progress
+    )
+    return _install(directory, key, contents)
+
+
+def read_engine(directory: Path) -> Engine:
+    """Checks that an engine is whole and was built on this box, without loading it.
+
+    Raises:
+        EngineError: the directory is not an engine, or a file of it is missing, edited or foreign.
+    """
+    engine, _ = _read(directory)
+    return engine
+
+
+def load_engine(directory: Path) -> tuple[Engine, Backend]:
+    """Checks an engine, loads it and tries it on its golden samples.
+
+    Raises:
+        EngineError: as :func:`read_engine`; or it was built for another GPU, driver or version, cannot be
+            loaded, or its answers differ from the golden ones.
+        MissingExtraError: a package that the backend needs is not installed.
+    """
+    engine, payload = _read(directory)
+    manifest = engine.manifest
+    kind = backend_class(manifest.backend)
+    here, there = asdict(kind.box_facts()), manifest.model_dump()
+    differences = [f"{name} was {there[name]!r} and is {here[name]!r}" for name in here if here[name] != there[name]]
+    if differences:
+        raise EngineError(
+            f"{directory} was not built for this box as it is now",
+            why="; ".join(differences),
+            remedy=f"build it again: {manifest.rebuild_command}",
+        )
+    backend = kind.open(payload, source=str(directory / kind.payload_name))
+    try:
+        check_golden(backend, directory / GOLDEN, manifest.precision, manifest.max_batch)
+    except BaseException:
+        backend.close()
+        raise
+    return engine, backend
+
+
+def _key(bundle: Bundle, backend: str, precision: Precision, max_batch: int) -> EngineKey:
+    kind = backend_class(backend)
+    settings = {
+        "bundle_digest": bundle.digest,
+        "backend": backend,
+        "precision": precision,
+        "max_batch": max_batch,
+        "input_shapes": {tensor.name: tensor.shape for tensor in bundle.manifest.inputs},
+        "options": dict(kind.options),
+        **asdict(kind.box_facts()),
+    }
+    return validated(EngineKey, settings, "the engine's settings")
+
+
+def _built_before(directory: Path, key: EngineKey) -> bytes | None:
+    """The payload of a sound engine in ``directory`` that was built under the same key."""
+    try:
+        engine, payload = _read(directory)
+    except EngineError:
+        return None
+    same = all(getattr(engine.manifest, name) == value for name, value in key)
+    return payload if same else None
+
+
+def _install(directory: Path, key: EngineKey, contents: dict[str, bytes]) -> Engine:
+    """Writes an engine aside, loads it from there and, if that works, puts it into place."""
+    files = {name: _digest(content) for name, content in contents.items()}
+    unsigned = EngineManifest(**key.model_dump(), schema_version=1, edge_ad_version=__version__, files=files, mac="")
+    manifest = unsigned.model_copy(update={"mac": sign(unsigned.signed_content())})
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.new-", dir=directory.parent))
+        try:
+            for name, content in contents.items():
+                (aside / name).write_bytes(content)
+            (aside / ENGINE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            engine, backend = load_engine(aside)
+            backend.close()
+            _swap(aside, directory)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    except OSError as error:
+        raise EngineError(
+            f"{directory} cannot be written", why=str(error), remedy="free disk space or name another directory"
+        ) from error
+    return replace(engine, directory=directory)
+
+
+def _swap(new: Path, directory: Path) -> None:
+    """Puts ``new`` in the place of ``directory`` by renaming, and back if that fails."""
+    if not directory.exists():
+        new.replace(directory)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old-", dir=directory.parent))
+    directory.replace(old)
+    try:
+        new.replace(directory)
+    except OSError:
+        old.replace(directory)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _read(directory: Path) -> tuple[Engine, bytes]:
+    """The engine and its payload, of which every byte has been checked."""
+    again = "build it again: edge-ad build-engine BUNDLE"
+    path = directory / ENGINE
+    if not path.is_file():
+        raise EngineError(f"{directory} is not an engine", why=f"it has no {ENGINE}", remedy=again)
+    manifest = validated(EngineManifest, _bytes(path, again), str(path), EngineError, again)
+    again = f"build it again: {manifest.rebuild_command}"
+    if not is_signed(manifest.signed_content(), manifest.mac):
+        raise EngineError(
+            f"{path} is not signed by this box", why="it was edited, or the engine was built elsewhere", remedy=again
+        )
+    payload_name = backend_class(manifest.backend).payload_name
+    contents = {}
+    for name in (payload_name, MANIFEST, THRESHOLDS, GOLDEN):
+        contents[name] = _bytes(directory / name, again)
+        if _digest(contents[name]) != manifest.files.get(name):
+            raise EngineError(
+                f"{directory / name} is not the file that was built", why="its sha256 differs", remedy=again
+            )
+    bundle_manifest = validated(Manifest, contents[MANIFEST], str(directory / MANIFEST), EngineError, again)
+    thresholds = validated(Thresholds, contents[THRESHOLDS], str(directory / THRESHOLDS), EngineError, again)
+    bundle = Bundle(directory, bundle_manifest, thresholds)
+    if bundle.digest != manifest.bundle_digest:
+        raise EngineError(
+            f"{directory} was built from another bundle", why=f"the digests in {MANIFEST} differ", remedy=again
+        )
+    return Engine(directory, manifest, bundle_manifest, thresholds), contents[payload_name]
+
+
+def _digest(content: bytes) -> FileDigest:
+    return FileDigest(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def _bytes(path: Path, remedy: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise EngineError(f"{path.parent} is incomplete", why=f"{path.name} is missing", remedy=remedy) from error
+    except OSError as error:
+        raise EngineError(f"{path} cannot be read", why=str(error), remedy=remedy) from error

@@ -1,0 +1,84 @@
+"""From a camera's frame to the arrays that a graph takes; a uint16 depth image is not copied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edge_ad.bundle import InputSpec
+from edge_ad.errors import DataError
+from edge_ad.types import AnyArray, Frame, Intrinsics
+
+FOCAL_TOLERANCE = 0.05
+"""Share by which a camera's focal length may differ from the training camera's."""
+
+
+def feeds_from_frame(frame: Frame, spec: InputSpec, names: Sequence[str]) -> dict[str, AnyArray]:
+    """Crops a frame to the ROI and lays it out as the graph's inputs.
+
+    Args:
+        frame: one capture.
+        spec: what the model was trained on.
+        names: the graph's inputs, of ``rgb``, ``depth``, ``normals``.
+
+    Returns:
+        ``rgb`` and ``normals`` uint8 (1, H, W, 3); ``depth`` float32 (1, H, W) in metres, or uint8
+        (1, H, W, 2), the low and high byte of the uint16 image in units of ``spec.depth_unit_m``.
+
+    Raises:
+        DataError: the frame lacks an image, has another size than the training frames, comes from a
+            camera with another focal length, or its depth is empty.
+    """
+    if frame.size_px != spec.frame_size_px:
+        raise DataError(
+            f"frame {frame.source or frame.sequence} is {_size(frame.size_px)}",
+            why=f"the model was trained on {_size(spec.frame_size_px)}",
+            remedy="set the camera to that size, or train on frames of this one",
+        )
+    if frame.intrinsics is not None and spec.intrinsics is not None:
+        _check_focal_length(frame, frame.intrinsics, spec.intrinsics)
+    feeds: dict[str, AnyArray] = {}
+    for name in names:
+        image = getattr(frame, name)
+        if image is None:
+            raise DataError(
+                f"frame {frame.source or frame.sequence} has no {name}",
+                why="the model needs it",
+                remedy="use a camera that delivers it, or train without it",
+            )
+        crop = spec.roi.crop(image)
+        feeds[name] = (_depth(frame, crop, spec) if name == "depth" else np.ascontiguousarray(crop))[None]
+    return feeds
+
+
+def _depth(frame: Frame, crop: AnyArray, spec: InputSpec) -> AnyArray:
+    if not np.any(crop > 0):
+        raise DataError(
+            f"frame {frame.source or frame.sequence} has no valid depth",
+            why="every pixel of it is 0 or NaN",
+            remedy="check the sensor's range, its emitter and its lens",
+        )
+    if spec.depth == "float32_m":
+        metres = crop.astype(np.float32)
+        return metres * np.float32(frame.depth_unit_m) if frame.depth_unit_m != 1 else metres
+    if crop.dtype != np.uint16 or frame.depth_unit_m != spec.depth_unit_m:
+        metres = np.nan_to_num(crop.astype(np.float64), nan=0, posinf=0, neginf=0) * frame.depth_unit_m
+        crop = np.clip(np.rint(metres / spec.depth_unit_m), 0, 65535).astype(np.uint16)
+    planes = np.ascontiguousarray(crop, dtype="<u2").view(np.uint8)
+    return planes.reshape(*crop.shape, 2)
+
+
+def _check_focal_length(frame: Frame, here: Intrinsics, trained: Intrinsics) -> None:
+    for name in ("fx", "fy"):
+        value, expected = getattr(here, name), getattr(trained, name)
+        if abs(value - expected) > FOCAL_TOLERANCE * abs(expected):
+            raise DataError(
+                f"frame {frame.source or frame.sequence} has {name} {value:.1f} px",
+                why=f"the model was trained with {expected:.1f} px",
+                remedy="use the camera and resolution of the training data, or train again",
+            )
+
+
+def _size(size_px: tuple[int, int]) -> str:
+    return f"{size_px[1]}×{size_px[0]} px"

@@ -1,0 +1,1 @@
+"""Networks in plain torch: preprocessing, teachers, students, and how they become an anomaly map."""

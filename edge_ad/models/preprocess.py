@@ -1,0 +1,200 @@
+"""From camera bytes to the images a teacher sees. One module, trained with and exported.
+
+Everything a frame needs on its way is here: joining the depth planes, resizing, separating part
+from background, filling holes, surface normals, the teacher's mean and standard deviation. What
+depends on the data (ranges, plane) is learned on training frames and kept as constants.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edge_ad.bundle import InputSpec
+from edge_ad.config import PreprocessConfig, Settings
+from edge_ad.models.backbones import BackboneSpec
+
+
+class GeometryStatistics(Settings):
+    """What the preprocessing learned from the training frames' depth.
+
+    Attributes:
+        plane: (α, β, γ) with 1/z = α·(u−cx)/fx + β·(v−cy)/fy + γ on the plane the part lies on, in
+            1/m; None where the frames show none.
+        range_m: (low, high) of the part's depth, or of its height above the plane.
+    """
+
+    plane: tuple[float, float, float] | None = None
+    range_m: tuple[float, float] = Field(default=(0.0, 1.0))
+
+
+class Preprocess(nn.Module):
+    """Camera arrays → one normalised image (N, 3, S, S) per modality.
+
+    Args:
+        config: sizes and choices.
+        spec: the frames' ROI, intrinsics and how depth is sent.
+        statistics: learned constants.
+        backbone: whose mean and standard deviation the images get.
+    """
+
+    mean: Tensor
+    std: Tensor
+    sobel: Tensor
+    flat: Tensor
+    rays: Tensor
+    focal: Tensor
+
+    def __init__(
+        self,
+        config: PreprocessConfig,
+        spec: InputSpec,
+        statistics: GeometryStatistics,
+        backbone: BackboneSpec,
+    ) -> None:
+        super().__init__()
+        self.config, self.spec, self.statistics = config, spec, statistics
+        self.size = config.image_size_px
+        self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
+        sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
+        self.register_buffer("sobel", torch.stack([sobel, sobel.T]).unsqueeze(1), persistent=False)
+        self.register_buffer("flat", torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1), persistent=False)
+        if spec.intrinsics is not None:
+            self._register_rays(spec)
+
+    def _register_rays(self, spec: InputSpec) -> None:
+        """Focal lengths at the network's size and the viewing ray (x/z, y/z) of each of its pixels."""
+        assert spec.intrinsics is not None
+        intrinsics, size = spec.intrinsics.cropped(spec.roi), self.size
+        scale_x, scale_y = spec.roi.width_px / size, spec.roi.height_px / size
+        # Pixel centres are at whole numbers, so network pixel j covers camera pixels around (j + ½)·scale − ½.
+        u = (torch.arange(size, dtype=torch.float64) + 0.5) * scale_x - 0.5
+        v = (torch.arange(size, dtype=torch.float64) + 0.5) * scale_y - 0.5
+        ray_x = ((u - intrinsics.cx) / intrinsics.fx).float().view(1, 1, 1, -1).expand(1, 1, size, size)
+        ray_y = ((v - intrinsics.cy) / intrinsics.fy).float().view(1, 1, -1, 1).expand(1, 1, size, size)
+        self.register_buffer("rays", torch.cat([ray_x, ray_y], 1), persistent=False)
+        focal = torch.tensor([intrinsics.fx / scale_x, intrinsics.fy / scale_y]).float().view(1, 2, 1, 1)
+        self.register_buffer("focal", focal, persistent=False)
+
+    def forward(self, inputs: dict[str, Tensor]) -> list[Tensor]:
+        """Makes the images.
+
+        Args:
+            inputs: ``rgb`` uint8 (N, H, W, 3); ``depth`` uint8 (N, H, W, 2), low byte first, or float32
+                (N, H, W) in metres, 0 or NaN where there was no return; ``normals`` uint8 (N, H, W, 3);
+                those that the modalities need, at the ROI's size.
+
+        Returns:
+            One image per modality of the config, in its order, without a NaN for any input.
+        """
+        images = {}
+        if "rgb" in inputs:
+            images["rgb"] = self._colour(inputs["rgb"])
+        if "depth" in inputs:
+            images |= self._geometry(inputs["depth"])
+        if "normals" in inputs:
+            images["normals"] = self._colour(inputs["normals"])
+        return [(images[modality] - self.mean) / self.std for modality in self.config.modalities]
+
+    def _colour(self, image: Tensor) -> Tensor:
+        """uint8 (N, H, W, 3) → (N, 3, S, S) in [0, 1]. TensorRT wants the cast before the transpose."""
+        return self._resize(image.float().permute(0, 3, 1, 2)) / 255
+
+    def _resize(self, x: Tensor) -> Tensor:
+        """Whole-number averaging first, so that the bilinear step never shrinks enough to alias."""
+        height, width = int(x.shape[2]), int(x.shape[3])
+        factors = (_divisor(height, height // self.size), _divisor(width, width // self.size))
+        if factors != (1, 1):
+            x = F.avg_pool2d(x, factors)
+        if tuple(x.shape[2:]) == (self.size, self.size):
+            return x
+        return F.interpolate(x, size=(self.size, self.size), mode="bilinear", align_corners=False)
+
+    def _inverse_depth(self, depth: Tensor) -> tuple[Tensor, Tensor]:
+        """Camera depth → inverse depth in 1/m and the share of valid samples, both (N, 1, S, S).
+
+        On a plane 1/z is linear in the pixel, so averaging it adds no bias at any tilt; dividing the
+        resized values by the resized mask leaves holes out of the average (normalised convolution).
+        """
+        if self.spec.depth == "uint16_planes":
+            planes = depth.float()
+            metres = (planes[..., 0] + 256 * planes[..., 1]) * self.spec.depth_unit_m
+        else:
+            metres = depth
+        metres = metres.unsqueeze(1)
+        valid = (metres > 0) & (metres < 1e4)
+        inverse = torch.where(valid, 1 / torch.where(valid, metres, torch.ones_like(metres)), torch.zeros_like(metres))
+        mask = self._resize(valid.float())
+        return self._resize(inverse) / mask.clamp_min(1e-6), mask
+
+    def _fill(self, inverse: Tensor, mask: Tensor) -> Tensor:
+        """Pulls valid samples down a pyramid and pushes them back up into the holes (push-pull)."""
+        levels = [(inverse * mask, mask)]
+        for _ in range(self.config.hole_levels):
+            value, weight = levels[-1]
+            levels.append((F.avg_pool2d(value, 2), F.avg_pool2d(weight, 2)))
+        # Where even the coarsest level holds nothing, the mean of all valid samples stands in.
+        value, weight = (x.mean((2, 3), keepdim=True) for x in levels[-1])
+        filled = value / weight.clamp_min(1e-6)
+        for value, weight in reversed(levels):
+            confidence = weight.clamp(max=1)
+            if filled.shape[2:] != value.shape[2:]:
+                filled = F.interpolate(filled, size=value.shape[2:], mode="bilinear", align_corners=False)
+            filled = value + (1 - confidence) * filled
+        return filled
+
+    def _geometry(self, depth: Tensor) -> dict[str, Tensor]:
+        """Depth (or height above the plane) and normals as images in [0, 1]."""
+        inverse, mask = self._inverse_depth(depth)
+        filled = self._fill(inverse, mask).clamp_min(1e-6)
+        # A pixel without a return whose surroundings are mostly there is a hole in the part.
+        reach = 2**self.config.hole_levels + 1
+        part = (mask > 0.5) | (_box_mean(mask, reach) > 0.5)
+        height = 1 / filled
+        if self.statistics.plane is not None:
+            alpha, beta, gamma = self.statistics.plane
+            on_plane = alpha * self.rays[:, :1] + beta * self.rays[:, 1:] + gamma
+            height = (1 - on_plane / filled) / math.sqrt(alpha**2 + beta**2 + gamma**2)
+            if self.config.background == "auto":
+                part = part & (height > self.config.foreground_height_m)
+        images = {}
+        if "depth" in self.config.modalities:
+            low, high = self.statistics.range_m
+            scaled = 0.1 + 0.8 * ((height - low) / (high - low)).clamp(0, 1)
+            images["depth"] = torch.where(part, scaled, torch.zeros_like(scaled)).expand(-1, 3, -1, -1)
+        if "normals" in self.config.modalities and self.config.normals_source == "depth":
+            images["normals"] = self._normals(filled, mask, part)
+        return images
+
+    def _normals(self, filled: Tensor, mask: Tensor, part: Tensor) -> Tensor:
+        """Unit normals from the gradient of inverse depth, as images: flat and background (½, ½, 1).
+
+        With q = 1/z and rays r = (x/z, y/z): n ∝ (∂q/∂r_x, ∂q/∂r_y, q − r·∂q/∂r).
+        """
+        box = self.config.normals_box_px
+        weight = mask + 1e-3
+        smooth = _box_mean(filled * weight, box) / _box_mean(weight, box)
+        gradient = F.conv2d(F.pad(smooth, (1, 1, 1, 1), mode="replicate"), self.sobel) * self.focal
+        along = smooth - (self.rays * gradient).sum(1, keepdim=True)
+        sideways = gradient * self.config.normals_gain
+        length = torch.sqrt((sideways * sideways).sum(1, keepdim=True) + along * along).clamp_min(1e-9)
+        normals = torch.cat([-sideways, along], 1) / length
+        return torch.where(part, normals, self.flat) * 0.5 + 0.5
+
+
+def _box_mean(x: Tensor, size: int) -> Tensor:
+    """Mean over a size×size box around each pixel, edges repeated."""
+    if size == 1:
+        return x
+    radius = size // 2
+    return F.avg_pool2d(F.pad(x, (radius, radius, radius, radius), mode="replicate"), size, 1)
+
+
+def _divisor(length: int, at_most: int) -> int:
+    """The largest divisor of ``length`` that is not above ``at_most`` (at least 1)."""
+    return next(k for k in range(max(at_most, 1), 0, -1) if length % k == 0)

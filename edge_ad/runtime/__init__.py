@@ -1,0 +1,1 @@
+"""The line: frames in, exactly one inspection per frame out, and figures about how it went."""

@@ -1,0 +1,107 @@
+"""The real parser and builder over every graph of a bundle. TensorRT-RTX does this without a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import onnx
+import pytest
+
+from edge_ad.backends.base import Precision
+from edge_ad.backends.tensorrt import build, loader
+from edge_ad.backends.tensorrt.build import plan_from_onnx
+from edge_ad.errors import EngineError, MissingExtraError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def builder() -> ModuleType:
+    """Skips where TensorRT is absent, or is one that needs a driver that is absent."""
+    try:
+        trt = loader.load_tensorrt()
+        if not loader.builds_without_driver(trt):
+            loader.require_driver()
+    except (MissingExtraError, EngineError) as error:
+        pytest.skip(str(error))
+    return trt
+
+
+@pytest.mark.parametrize("max_batch", [1, 4])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_every_graph_builds(bundle_directory: Path, precision: Precision, max_batch: int) -> None:
+    graphs = sorted(bundle_directory.glob("*.onnx"))
+    refused = {}
+    for path in graphs:
+        try:
+            assert plan_from_onnx(path.read_bytes(), source=path.name, precision=precision, max_batch=max_batch)
+        except EngineError as error:
+            refused[path.name] = str(error)
+    assert graphs
+    assert refused == {}
+
+
+def test_half_precision_makes_a_smaller_plan(bundle_directory: Path) -> None:
+    model = (bundle_directory / "model.onnx").read_bytes()
+    full, half = (plan_from_onnx(model, source="model.onnx", precision=precision) for precision in ("fp32", "fp16"))
+    assert len(half) < len(full)
+
+
+def test_progress_is_told(bundle_directory: Path) -> None:
+    told: list[str] = []
+    model = (bundle_directory / "model.onnx").read_bytes()
+    plan_from_onnx(model, source="model.onnx", precision="fp32", progress=told.append)
+    assert any("Building engine" in message for message in told)
+
+
+def _graph(text: str) -> bytes:
+    content: bytes = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 18]>\n{text}').SerializeToString()
+    return content
+
+
+def test_a_parser_error_names_node_operator_and_cause() -> None:
+    model = onnx.load_from_string(
+        _graph("g (uint8[N,4,4,3] rgb) => (uint8[N,3,4,4] y) { y = Transpose <perm = [0, 3, 1, 2]> (rgb) }")
+    )
+    model.graph.node[0].name = "to_planar"
+    with pytest.raises(EngineError, match=r"cannot parse colour\.onnx.*to_planar \(Transpose\): .*UInt8"):
+        plan_from_onnx(model.SerializeToString(), source="colour.onnx", precision="fp32")
+
+
+def test_a_builder_error_gives_the_reason() -> None:
+    text = """g (float[N,3,8,8] x) => (float[N,3,4,4] y) <float[4] scales = {1, 1, 0.5, 0.5}>
+      { y = Resize <mode = "linear", antialias = 1> (x, , scales) }"""
+    with pytest.raises(EngineError, match=r"resize\.onnx.*ntialias"):
+        plan_from_onnx(_graph(text), source="resize.onnx", precision="fp32")
+
+
+def test_what_is_not_onnx_is_named() -> None:
+    with pytest.raises(EngineError, match=r"cannot parse junk\.onnx\. .+\. Remedy"):
+        plan_from_onnx(b"junk" * 100, source="junk.onnx", precision="fp32")
+
+
+@pytest.mark.parametrize(
+    "shape", [pytest.param("N,M,8,8", id="two dynamic sizes"), pytest.param("2,3,8,8", id="another fixed batch")]
+)
+def test_only_the_batch_may_be_dynamic(shape: str) -> None:
+    with pytest.raises(EngineError, match=r"input 'x' of model\.onnx has shape"):
+        plan_from_onnx(
+            _graph(f"g (float[{shape}] x) => (float[{shape}] y) {{ y = Relu (x) }}"),
+            source="model.onnx",
+            precision="fp32",
+            max_batch=4,
+        )
+
+
+def test_a_fixed_batch_builds() -> None:
+    model = _graph("g (float[2,3,8,8] x) => (float[2,3,8,8] y) { y = Relu (x) }")
+    assert plan_from_onnx(model, source="model.onnx", precision="fp32", max_batch=2)
+
+
+def test_missing_driver_is_an_error_before_the_builder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_driver() -> None:
+        raise EngineError("there is no NVIDIA driver on this box")
+
+    monkeypatch.setattr(build.loader, "builds_without_driver", lambda trt: False)
+    monkeypatch.setattr(build.loader, "require_driver", no_driver)
+    with pytest.raises(EngineError, match="no NVIDIA driver"):
+        plan_from_onnx(b"", source="model.onnx", precision="fp32")
