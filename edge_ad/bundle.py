@@ -158,9 +158,7 @@ def file_digest(path: Path) -> FileDigest:
                     digest.update(chunk)
         return FileDigest(bytes=path.stat().st_size, sha256=digest.hexdigest())
     except OSError as error:
-        raise BundleError(
-            f"{path} cannot be read", why=str(error), remedy="export the bundle again"
-        ) from error
+        raise BundleError(f"{path} cannot be read", why=str(error), remedy="export the bundle again") from error
 
 
 def read_bundle(directory: Path) -> Bundle:
@@ -177,9 +175,7 @@ def read_bundle(directory: Path) -> Bundle:
     manifest = validated(Manifest, _text(manifest_path), str(manifest_path), BundleError, again)
     for name, expected in manifest.files.items():
         if Path(name).name != name or name == MANIFEST:
-            raise BundleError(
-                f"{manifest_path} lists {name!r}", why="that is not a plain file name", remedy=again
-            )
+            raise BundleError(f"{manifest_path} lists {name!r}", why="that is not a plain file name", remedy=again)
         path = directory / name
         if not path.is_file():
             raise BundleError(f"{directory} is incomplete", why=f"{name} is missing", remedy=again)
@@ -191,12 +187,8 @@ def read_bundle(directory: Path) -> Bundle:
             )
     for name in (MODEL, THRESHOLDS, GOLDEN):
         if name not in manifest.files:
-            raise BundleError(
-                f"{manifest_path} does not list {name}", why="every bundle has it", remedy=again
-            )
-    thresholds = validated(
-        Thresholds, _text(directory / THRESHOLDS), str(directory / THRESHOLDS), BundleError, again
-    )
+            raise BundleError(f"{manifest_path} does not list {name}", why="every bundle has it", remedy=again)
+    thresholds = validated(Thresholds, _text(directory / THRESHOLDS), str(directory / THRESHOLDS), BundleError, again)
     return Bundle(directory, manifest, thresholds)
 
 

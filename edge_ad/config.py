@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edge_ad.errors import ConfigError, EdgeAdError
 from edge_ad.types import MODALITIES
@@ -63,18 +63,17 @@ class PreprocessConfig(Settings):
         modalities: what the model looks at, in this order.
         image_size_px: side of the square network input.
         normals_box_px: side of the box over which inverse depth is averaged before the normals.
-        normals_gain: factor on the surface slope before it becomes an image; 1 gives metric normals.
         normals_source: ``depth`` computes normals, ``frame`` takes those of the data set (Eyecandies).
         hole_levels: pyramid levels of the hole filling; holes up to about 2**levels pixels close.
-        background: ``auto`` separates the part from a plane where the training data shows one,
-            ``keep`` never does.
+        background: ``auto`` looks for anomalies on the part only: what stands above the plane it lies
+            on, or, where the training data shows no plane, what returns depth at all; ``keep``
+            inspects everything.
         foreground_height_m: what stands this far above that plane is the part.
     """
 
     modalities: tuple[Literal["rgb", "depth", "normals"], ...] = ("rgb", "normals")
     image_size_px: int = Field(default=256, ge=64, le=1024, multiple_of=32)
-    normals_box_px: int = Field(default=5, ge=1, le=31)
-    normals_gain: float = Field(default=1.0, gt=0, le=100)
+    normals_box_px: int = Field(default=9, ge=1, le=31)
     normals_source: Literal["depth", "frame"] = "depth"
     hole_levels: int = Field(default=4, ge=1, le=6)
     background: Literal["auto", "keep"] = "auto"
@@ -104,6 +103,55 @@ class PreprocessConfig(Settings):
             "normals": "normals" in self.modalities and self.normals_source == "frame",
         }
         return tuple(name for name, wanted in needed.items() if wanted)
+
+
+class RoiConfig(Settings):
+    """A rectangle of the frame in pixels."""
+
+    x_px: int = Field(ge=0)
+    y_px: int = Field(ge=0)
+    width_px: int = Field(ge=32)
+    height_px: int = Field(ge=32)
+
+
+class TrainConfig(Settings):
+    """One training run.
+
+    Attributes:
+        model: ``crd`` (two modalities that watch each other) or ``rd`` (one modality).
+        backbone: the teacher.
+        preprocess: how frames become images.
+        roi: the part of the frame to look at; None for all of it.
+        steps: optimiser steps.
+        batch_size: frames a step.
+        learning_rate: of Adam at the start; it decays exponentially to 1 % of it (papers: ×0.95 an epoch).
+        betas: of Adam (papers: 0.5, 0.999).
+        seed: of weights and of the frames' order.
+        checkpoint_every_s: seconds between checkpoints from which a killed run goes on.
+        cache_bytes: teacher features are computed once when they fit into this much memory.
+    """
+
+    model: Literal["crd", "rd"] = "crd"
+    backbone: str = "efficientnet_lite0"
+    preprocess: PreprocessConfig = PreprocessConfig()
+    roi: RoiConfig | None = None
+    steps: int = Field(default=200, ge=1, le=1_000_000)
+    batch_size: int = Field(default=8, ge=2, le=256)
+    learning_rate: float = Field(default=5e-3, gt=0, le=1)
+    betas: tuple[float, float] = (0.5, 0.999)
+    seed: int = Field(default=0, ge=0)
+    checkpoint_every_s: float = Field(default=30, ge=0)
+    cache_bytes: int = Field(default=2 << 30, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainConfig:
+        wanted = {"crd": 2, "rd": 1}[self.model]
+        if len(self.preprocess.modalities) != wanted:
+            raise ValueError(
+                f"model {self.model} takes {wanted} {'modality' if wanted == 1 else 'modalities'}, "
+                f"not {', '.join(self.preprocess.modalities)}"
+            )
+        return self
 
 
 def read_toml(path: Path) -> dict[str, Any]:

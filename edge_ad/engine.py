@@ -23,19 +23,18 @@ from typing import Literal
 from pydantic import Field
 
 from edge_ad import __version__
-from edge_ad.backends import backend_class
+from edge_ad.backends import BackendName, backend_class, choose_backend
 from edge_ad.backends.base import Precision, Progress
 from edge_ad.backends.box_key import is_signed, sign
 from edge_ad.backends.golden import check_golden
-from edge_ad.bundle import GOLDEN, MANIFEST, THRESHOLDS, Bundle, FileDigest, Manifest, Thresholds
+from edge_ad.bundle import GOLDEN, MANIFEST, MODEL, THRESHOLDS, Bundle, FileDigest, Manifest, Thresholds
 from edge_ad.config import Settings, validated
-from edge_ad.errors import EngineError, MissingExtraError
+from edge_ad.errors import EngineError
 from edge_ad.types import Backend
 
 __all__ = ["Engine", "EngineKey", "EngineManifest", "build_engine", "check_golden", "load_engine", "read_engine"]
 
 ENGINE = "engine.json"
-BackendName = Literal["auto", "onnxruntime", "tensorrt"]
 
 
 class EngineKey(Settings):
@@ -95,17 +94,6 @@ class Engine:
     thresholds: Thresholds
 
 
-def choose_backend(backend: BackendName) -> str:
-    """What ``auto`` means here: TensorRT if it and a driver are there, otherwise ONNX Runtime."""
-    if backend != "auto":
-        return backend
-    try:
-        backend_class("tensorrt").box_facts()
-    except (EngineError, MissingExtraError):
-        return "onnxruntime"
-    return "tensorrt"
-
-
 def build_engine(
     bundle: Bundle,
     directory: Path,
@@ -135,19 +123,19 @@ def build_engine(
         MissingExtraError: a package that the backend needs is not installed.
     """
     directory = directory.resolve()
-    if directory.exists() and not (directory / ENGINE).is_file() and any(directory.iterdir()):
+    if directory.is_file() or (directory.is_dir() and not (directory / ENGINE).is_file() and any(directory.iterdir())):
         raise EngineError(
-            f"{directory} is not an engine", why="it holds other files", remedy="name a new or empty directory"
+            f"{directory} is not an engine", why="something else is there", remedy="name a new or empty directory"
         )
     key = _key(bundle, choose_backend(backend), precision, max_batch)
     kind = backend_class(key.backend)
-    try:
-        contents = {name: (bundle.directory / name).read_bytes() for name in (MANIFEST, THRESHOLDS, GOLDEN)}
-        model = bundle.model_path.read_bytes()
-    except OSError as error:
-        raise EngineError(f"{bundle.directory} cannot be read", why=str(error)) from error
+    contents = {name: _of_bundle(bundle, name) for name in (MANIFEST, THRESHOLDS, GOLDEN)}
     contents[kind.payload_name] = _built_before(directory, key) or kind.build(
-        model, source=str(bundle.model_path), precision=precision, max_batch=max_batch, progress=progress
+        _of_bundle(bundle, MODEL),
+        source=str(bundle.model_path),
+        precision=precision,
+        max_batch=max_batch,
+        progress=progress,
     )
     return _install(directory, key, contents)
 
@@ -202,6 +190,15 @@ def _key(bundle: Bundle, backend: str, precision: Precision, max_batch: int) -> 
         **asdict(kind.box_facts()),
     }
     return validated(EngineKey, settings, "the engine's settings")
+
+
+def _of_bundle(bundle: Bundle, name: str) -> bytes:
+    """A file's content, which must still be what was checked when the bundle was opened."""
+    again = "open the bundle again, once nothing writes to it any more"
+    content = _bytes(bundle.directory / name, again)
+    if name != MANIFEST and _digest(content) != bundle.manifest.files[name]:
+        raise EngineError(f"{bundle.directory / name} has changed since it was opened", remedy=again)
+    return content
 
 
 def _built_before(directory: Path, key: EngineKey) -> bytes | None:
@@ -263,7 +260,9 @@ def _read(directory: Path) -> tuple[Engine, bytes]:
     again = f"build it again: {manifest.rebuild_command}"
     if not is_signed(manifest.signed_content(), manifest.mac):
         raise EngineError(
-            f"{path} is not signed by this box", why="it was edited, or the engine was built elsewhere", remedy=again
+            f"{path} is not signed by this box",
+            why="it was edited, or the engine was built on another box or by another user",
+            remedy=again,
         )
     payload_name = backend_class(manifest.backend).payload_name
     contents = {}

@@ -63,8 +63,10 @@ def _depth(frame: Frame, crop: AnyArray, spec: InputSpec) -> AnyArray:
         metres = crop.astype(np.float32)
         return metres * np.float32(frame.depth_unit_m) if frame.depth_unit_m != 1 else metres
     if crop.dtype != np.uint16 or frame.depth_unit_m != spec.depth_unit_m:
-        metres = np.nan_to_num(crop.astype(np.float64), nan=0, posinf=0, neginf=0) * frame.depth_unit_m
-        crop = np.clip(np.rint(metres / spec.depth_unit_m), 0, 65535).astype(np.uint16)
+        units = np.nan_to_num(crop.astype(np.float64), nan=0, posinf=0, neginf=0) * (
+            frame.depth_unit_m / spec.depth_unit_m
+        )
+        crop = np.clip(np.rint(units), 0, 65535).astype(np.uint16)
     planes = np.ascontiguousarray(crop, dtype="<u2").view(np.uint8)
     return planes.reshape(*crop.shape, 2)
 

@@ -66,9 +66,7 @@ class Intrinsics:
 
     def cropped(self, roi: Roi) -> Intrinsics:
         """The intrinsics of the image inside ``roi``."""
-        return Intrinsics(
-            self.fx, self.fy, self.cx - roi.x_px, self.cy - roi.y_px, roi.width_px, roi.height_px
-        )
+        return Intrinsics(self.fx, self.fy, self.cx - roi.x_px, self.cy - roi.y_px, roi.width_px, roi.height_px)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +134,7 @@ class Frame:
         """
         if self.depth is None:
             raise DataError(f"frame {self.source or self.sequence} has no depth", remedy="use a depth camera")
-        metres = self.depth.astype(np.float32) * np.float32(self.depth_unit_m)
+        metres: Float32Array = self.depth.astype(np.float32) * np.float32(self.depth_unit_m)
         metres[~(np.isfinite(metres) & (metres > 0))] = 0
         return metres
 

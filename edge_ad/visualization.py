@@ -236,8 +236,8 @@ def _badge(card: UInt8Array, decision: Decision) -> int:
     for x in (left, right):
         cv2.circle(card, (x, middle), radius, colour, -1, cv2.LINE_AA)
     cv2.rectangle(card, (left, middle - radius), (right, middle + radius), colour, -1)
-    x = (left + right - _text_width(name, 0.45)) // 2
-    _text(card, name, (x, middle + 5), 0.45, _BACKGROUND, cv2.FONT_HERSHEY_DUPLEX)
+    origin = ((left + right - _text_width(name, 0.45)) // 2, middle + 5)
+    cv2.putText(card, name, origin, cv2.FONT_HERSHEY_DUPLEX, 0.45, _BACKGROUND, 1, cv2.LINE_AA)
     return right + radius
 
 
@@ -282,15 +282,8 @@ def _scaled(anomaly_map: AnyArray, low: float, high: float) -> Float32Array:
     return np.clip(share, 0, 1).astype(np.float32)
 
 
-def _text(
-    image: UInt8Array,
-    text: str,
-    origin: tuple[int, int],
-    scale: float,
-    colour: Colour,
-    font: int = cv2.FONT_HERSHEY_SIMPLEX,
-) -> None:
-    cv2.putText(image, text, origin, font, scale, colour, 1, cv2.LINE_AA)
+def _text(image: UInt8Array, text: str, origin: tuple[int, int], scale: float, colour: Colour) -> None:
+    cv2.putText(image, text, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
 
 
 def _text_width(text: str, scale: float) -> int:

@@ -74,8 +74,9 @@ def _weights(seed: int) -> dict[str, NDArray[np.float32]]:
     generator = np.random.default_rng(seed)
 
     def random(*shape: int) -> NDArray[np.float32]:
-        scale = np.sqrt(2.0 / np.prod(shape[1:]))
-        return (generator.standard_normal(shape) * scale).astype(np.float32)
+        weights: NDArray[np.float32] = generator.standard_normal(shape, np.float32)
+        weights *= np.sqrt(2.0 / np.prod(shape[1:]))
+        return weights
 
     sobel = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], np.float32) / 8
     gaussian = np.exp(-0.5 * np.arange(-2, 3) ** 2 / 1.5**2)

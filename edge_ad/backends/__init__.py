@@ -10,9 +10,12 @@ and one line below.
 from __future__ import annotations
 
 import importlib
+from typing import Literal
 
 from edge_ad.backends.base import EngineBackend
-from edge_ad.errors import ConfigError
+from edge_ad.errors import ConfigError, EngineError, MissingExtraError
+
+BackendName = Literal["auto", "onnxruntime", "tensorrt"]
 
 BACKENDS = {
     "onnxruntime": "edge_ad.backends.onnxruntime:OnnxRuntimeBackend",
@@ -31,3 +34,14 @@ def backend_class(name: str) -> type[EngineBackend]:
     module, _, attribute = BACKENDS[name].partition(":")
     loaded: type[EngineBackend] = getattr(importlib.import_module(module), attribute)
     return loaded
+
+
+def choose_backend(backend: BackendName) -> str:
+    """What ``auto`` means here: TensorRT if it and a driver are there, otherwise ONNX Runtime."""
+    if backend != "auto":
+        return backend
+    try:
+        backend_class("tensorrt").box_facts()
+    except (EngineError, MissingExtraError):
+        return "onnxruntime"
+    return "tensorrt"

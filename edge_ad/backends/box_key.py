@@ -75,7 +75,7 @@ def _read_key(path: Path) -> bytes:
         mode, key = path.stat().st_mode, path.read_bytes()
     except OSError as error:
         raise EngineError(f"{path} cannot be read", why=str(error), remedy="check its owner") from error
-    if mode & 0o077:
+    if os.name == "posix" and mode & 0o077:
         raise EngineError(
             f"{path} can be read by others",
             why="whoever has it can make engines that this box runs",

@@ -13,9 +13,9 @@ from edge_ad.backends.base import Precision
 from edge_ad.errors import EngineError
 from edge_ad.types import AnyArray, Backend
 
-TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-3, "fp16": 1e-1}
-"""Largest absolute difference allowed, in any output. Maps and scores are in standard deviations of good
-parts, so fp16 may move a score by a tenth of the spread that good parts have anyway."""
+TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2}
+"""Largest difference allowed, as a share of the largest golden value of the same output. For two briefly
+trained models in ONNX Runtime on a CPU, fp32 differed from PyTorch by up to 5e-4, fp16 from fp32 by up to 1e-2."""
 
 
 def check_golden(backend: Backend, golden_path: Path, precision: Precision, max_batch: int = 1) -> float:
@@ -41,17 +41,17 @@ def check_golden(backend: Backend, golden_path: Path, precision: Precision, max_
         part = slice(start, start + max_batch)
         outputs = backend.run({name: array[part] for name, array in inputs.items()})
         for name, array in expected.items():
-            difference = _difference(outputs.get(name), array[part])
-            differences[name] = max(differences[name], difference)
-    worst = max(differences, key=lambda name: differences[name])
-    if differences[worst] > TOLERANCES[precision]:
-        raise EngineError(
-            f"{backend.name} in {precision} does not give the answers in {golden_path.name}",
-            why=f"{worst} differs by {differences[worst]:.3g}, and {TOLERANCES[precision]:g} is allowed",
-            remedy="remove the engine and build it again, with --precision fp32 if it was not; if that does not "
-            "help, export the bundle again",
-        )
-    return differences[worst]
+            differences[name] = max(differences[name], _difference(outputs.get(name), array[part]))
+    for name, difference in differences.items():
+        allowed = TOLERANCES[precision] * float(np.abs(expected[name]).max())
+        if not (np.isfinite(difference) and difference <= allowed):
+            raise EngineError(
+                f"{backend.name} in {precision} does not give the answers in {golden_path.name}",
+                why=f"{name} differs by {difference:.3g}, and {allowed:.3g} is allowed",
+                remedy="remove the engine and build it again, with --precision fp32 if it was not; if that does "
+                "not help, export the bundle again",
+            )
+    return max(differences.values())
 
 
 def _read(path: Path) -> tuple[dict[str, AnyArray], dict[str, AnyArray]]:

@@ -9,7 +9,7 @@ from numpy.random import default_rng
 from pydantic import Field
 
 from edge_ad.cameras.uri import CameraUri
-from edge_ad.config import Settings, validated
+from edge_ad.config import Settings
 from edge_ad.data.defects import DEFECTS
 from edge_ad.data.synthetic import SyntheticProduct
 from edge_ad.errors import CameraError
@@ -61,13 +61,13 @@ class SyntheticCamera:
         Raises:
             ConfigError: an option is unknown or out of range.
         """
-        return cls(validated(SyntheticOptions, dict(uri.options), f"camera {uri}"), uri.path)
+        return cls(uri.options_as(SyntheticOptions), uri.path)
 
     def open(self) -> CameraInfo:
         """Renders the pool and starts the clock; takes a few seconds for the default pool."""
         options = self._options
         product = SyntheticProduct(options.size, options.seed)
-        random = default_rng([options.seed, FIRST_PART])
+        random = default_rng([options.seed, FIRST_PART, 3])
         defective = set(random.permutation(options.pool)[: round(options.pool * options.defect_rate)].tolist())
         self._pool = []
         for index in range(options.pool):

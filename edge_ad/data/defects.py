@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 from numpy.random import Generator
 
 from edge_ad.data.housing import FRACTURE, HALF_LENGTH_MM, HALF_WIDTH_MM, SCREWS_MM, Housing, Mark
@@ -19,7 +19,7 @@ def _stain(housing: Housing, random: Generator) -> Housing:
         Mark(
             x,
             y,
-            angle_rad=random.uniform(0, np.pi),
+            angle_rad=random.uniform(0, math.pi),
             radius_mm=random.uniform(2.5, 5.5),
             softness_mm=random.uniform(0.8, 2.0),
             lobes=_lobes(random),
@@ -50,7 +50,7 @@ def _pushed(housing: Housing, random: Generator, height_mm: float) -> Housing:
         Mark(
             x,
             y,
-            angle_rad=random.uniform(0, np.pi),
+            angle_rad=random.uniform(0, math.pi),
             radius_mm=radius_mm,
             softness_mm=random.uniform(2.5, 4.0),
             lobes=_lobes(random),
@@ -66,7 +66,7 @@ def _scratch(housing: Housing, random: Generator) -> Housing:
         Mark(
             x,
             y,
-            angle_rad=random.uniform(0, np.pi),
+            angle_rad=random.uniform(0, math.pi),
             half_length_mm=random.uniform(6, 12),
             radius_mm=random.uniform(0.3, 0.5),
             softness_mm=0.5,
@@ -83,7 +83,7 @@ def _missing_boss(housing: Housing, random: Generator) -> Housing:
 
 
 def _chip(housing: Housing, random: Generator) -> Housing:
-    side = random.choice([-1.0, 1.0])
+    side = 1 if random.random() < 0.5 else -1
     along_length = random.random() < 0.6
     x, y = (
         (random.uniform(-28, 28), side * HALF_WIDTH_MM)
@@ -95,7 +95,7 @@ def _chip(housing: Housing, random: Generator) -> Housing:
         Mark(
             x,
             y,
-            angle_rad=random.uniform(0, np.pi),
+            angle_rad=random.uniform(0, math.pi),
             radius_mm=random.uniform(2.2, 3.6),
             softness_mm=0.7,
             lobes=_lobes(random),
@@ -135,5 +135,5 @@ def _on_plate(random: Generator) -> tuple[float, float]:
 
 
 def _lobes(random: Generator) -> tuple[float, float, float]:
-    first, second, third = random.uniform(0, 2 * np.pi, 3)
+    first, second, third = random.uniform(0, 2 * math.pi, 3)
     return float(first), float(second), float(third)

@@ -7,6 +7,7 @@ the origin at its middle. ``surface`` turns a ``Housing`` into height, colour an
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,6 +21,7 @@ SCREWS_MM = ((-35.5, -24.5), (35.5, -24.5), (-35.5, 24.5), (35.5, 24.5))
 BORE_MM = (-13.0, 1.0)
 RIBS, RIB_PITCH_MM, RIBS_MM = 5, 5.2, (9.0, 13.0)
 LABEL_MM = (17.0, -11.5)
+EMBOSSED_MM = (-13.0, -22.5)
 LABEL_SIZE_MM = (28.0, 17.0)
 PRINT_PX_PER_MM = 8
 
@@ -61,20 +63,20 @@ class Mark:
 
     def coverage(self, x_mm: Float32Array, y_mm: Float32Array) -> Float32Array:
         """1 inside the mark, falling smoothly to 0 across its edge; float32 (H, W)."""
-        cos, sin = np.float32(np.cos(self.angle_rad)), np.float32(np.sin(self.angle_rad))
-        dx, dy = x_mm - np.float32(self.x_mm), y_mm - np.float32(self.y_mm)
+        cos, sin = math.cos(self.angle_rad), math.sin(self.angle_rad)
+        dx, dy = x_mm - self.x_mm, y_mm - self.y_mm
         along, across = cos * dx + sin * dy, cos * dy - sin * dx
         if self.half_length_mm:
-            across = across - np.float32(0.015) * along * along
-            along = np.maximum(np.abs(along) - np.float32(self.half_length_mm), 0)
-            distance = _length(along, across) - np.float32(self.radius_mm)
+            across = across - 0.015 * along * along
+            along = np.maximum(np.abs(along) - self.half_length_mm, 0)
+            distance = _length(along, across) - self.radius_mm
         else:
             radius, theta = cv2.cartToPolar(along, across)
             outline = sum(
-                np.float32(amplitude) * np.cos(np.float32(order) * theta + np.float32(phase))
+                amplitude * np.cos(order * theta + phase)
                 for amplitude, order, phase in zip((0.18, 0.12, 0.07), (2, 3, 5), self.lobes, strict=True)
             )
-            distance = radius - np.float32(self.radius_mm) * (1 + outline)
+            distance = radius - self.radius_mm * (1 + outline)
         return _inside(np.asarray(distance, np.float32), self.softness_mm)
 
 
@@ -105,7 +107,7 @@ class Surface:
     def paint(self, coverage: Float32Array, colour: tuple[float, float, float], gloss: float) -> None:
         """Lays a colour and a gloss over the surface where ``coverage`` (0 to 1) says."""
         for plane, value in zip((*self.colour, self.gloss), (*colour, gloss), strict=True):
-            plane += coverage * (np.float32(value) - plane)
+            plane += coverage * (value - plane)
 
 
 def surface(housing: Housing, belt: Surface, x_mm: Float32Array, y_mm: Float32Array) -> Surface:
@@ -121,15 +123,15 @@ def surface(housing: Housing, belt: Surface, x_mm: Float32Array, y_mm: Float32Ar
     _mould_body(result, housing, x_mm, y_mm)
     _fit_bore(result, housing, x_mm, y_mm)
     for x, y in housing.screws_mm:
-        _fit_screw(result, housing, _length(x_mm - np.float32(x), y_mm - np.float32(y)))
+        _fit_screw(result, housing, _length(x_mm - x, y_mm - y))
     _print_label(result, housing, x_mm, y_mm)
     for mark in housing.marks:
         coverage = mark.coverage(x_mm, y_mm)
-        raised = result.height_mm + np.float32(mark.height_mm) * coverage
+        raised = result.height_mm + mark.height_mm * coverage
         # Nothing goes below the conveyor, and only the part is painted.
         result.height_mm = np.maximum(raised, np.minimum(belt.height_mm, result.height_mm))
         on_part = np.clip(result.height_mm - 1, 0, 1)
-        result.paint(coverage * on_part * np.float32(mark.opacity), mark.colour, 0.2)
+        result.paint(coverage * on_part * mark.opacity, mark.colour, 0.2)
     return result
 
 
@@ -138,40 +140,40 @@ def _mould_body(result: Surface, housing: Housing, x_mm: Float32Array, y_mm: Flo
     plate = _inside(outside, 0.8)
     result.paint(plate, housing.plastic, 0.5)
     result.height_mm *= 1 - plate
-    rim = plate - _inside(outside + np.float32(3.2), 0.8)
-    result.height_mm += np.float32(housing.plate_mm) * plate + np.float32(housing.rim_mm) * rim
-    column = np.clip(np.rint((x_mm - np.float32(RIBS_MM[0])) / np.float32(RIB_PITCH_MM)), 0, RIBS - 1)
-    across = x_mm - np.float32(RIBS_MM[0]) - np.float32(RIB_PITCH_MM) * column
-    rib = _rounded_box(across, y_mm - np.float32(RIBS_MM[1]), 1.0, 9.0, 0.9)
-    result.height_mm += np.float32(housing.rib_mm) * _inside(rib, 0.7)
-    embossed = _sample(_embossing(), x_mm - np.float32(-13.0), y_mm - np.float32(-22.5))
-    result.height_mm += np.float32(0.5) * embossed
+    rim = plate - _inside(outside + 3.2, 0.8)
+    result.height_mm += housing.plate_mm * plate + housing.rim_mm * rim
+    column = np.clip(np.rint((x_mm - RIBS_MM[0]) / RIB_PITCH_MM), 0, RIBS - 1)
+    across = x_mm - RIBS_MM[0] - RIB_PITCH_MM * column
+    rib = _rounded_box(across, y_mm - RIBS_MM[1], 1.0, 9.0, 0.9)
+    result.height_mm += housing.rib_mm * _inside(rib, 0.7)
+    embossed = _sample(_embossing(), x_mm - EMBOSSED_MM[0], y_mm - EMBOSSED_MM[1])
+    result.height_mm += 0.5 * embossed
 
 
 def _fit_bore(result: Surface, housing: Housing, x_mm: Float32Array, y_mm: Float32Array) -> None:
-    radius = _length(x_mm - np.float32(BORE_MM[0]), y_mm - np.float32(BORE_MM[1]))
-    result.height_mm += np.float32(housing.boss_mm) * _inside(radius - np.float32(14.5), 0.9)
-    seal = _inside(np.abs(radius - np.float32(11.3)) - np.float32(1.0), 0.7)
-    result.height_mm += np.float32(0.9) * seal
+    radius = _length(x_mm - BORE_MM[0], y_mm - BORE_MM[1])
+    result.height_mm += housing.boss_mm * _inside(radius - 14.5, 0.9)
+    seal = _inside(np.abs(radius - 11.3) - 1.0, 0.7)
+    result.height_mm += 0.9 * seal
     result.paint(seal, SEAL, 0.8)
-    result.height_mm -= np.float32(housing.boss_mm + 3.0) * _inside(radius - np.float32(8.2), 0.7)
-    shaft = _inside(radius - np.float32(2.9), 0.6)
-    result.height_mm += np.float32(housing.boss_mm + 1.2) * shaft
+    result.height_mm -= (housing.boss_mm + 3.0) * _inside(radius - 8.2, 0.7)
+    shaft = _inside(radius - 2.9, 0.6)
+    result.height_mm += (housing.boss_mm + 1.2) * shaft
     result.paint(shaft, (0.45, 0.45, 0.46), 1.0)
 
 
 def _fit_screw(result: Surface, housing: Housing, radius_mm: Float32Array) -> None:
-    result.height_mm += np.float32(housing.rim_mm) * _inside(radius_mm - np.float32(4.6), 0.7)
-    result.paint(_inside(radius_mm - np.float32(3.2), 0.4), BRASS, 1.0)
-    hole = _inside(radius_mm - np.float32(1.7), 0.4)
-    result.height_mm *= 1 - np.float32(0.6) * hole
+    result.height_mm += housing.rim_mm * _inside(radius_mm - 4.6, 0.7)
+    result.paint(_inside(radius_mm - 3.2, 0.4), BRASS, 1.0)
+    hole = _inside(radius_mm - 1.7, 0.4)
+    result.height_mm *= 1 - 0.6 * hole
     result.paint(hole, INK, 0.0)
 
 
 def _print_label(result: Surface, housing: Housing, x_mm: Float32Array, y_mm: Float32Array) -> None:
-    dx = x_mm - np.float32(LABEL_MM[0] + housing.label_shift_mm[0])
-    dy = y_mm - np.float32(LABEL_MM[1] + housing.label_shift_mm[1])
-    turn = np.float32(housing.label_turn_rad)
+    dx = x_mm - (LABEL_MM[0] + housing.label_shift_mm[0])
+    dy = y_mm - (LABEL_MM[1] + housing.label_shift_mm[1])
+    turn = housing.label_turn_rad
     dx, dy = dx + turn * dy, dy - turn * dx
     width_mm, height_mm = LABEL_SIZE_MM
     result.paint(_inside(_rounded_box(dx, dy, width_mm / 2, height_mm / 2, 1.2), 0.3), PAPER, 0.15)
@@ -184,7 +186,7 @@ def _length(x: Float32Array, y: Float32Array) -> Float32Array:
 
 def _inside(distance_mm: Float32Array, edge_mm: float) -> Float32Array:
     """1 where a signed distance is below 0, falling to 0 over ``edge_mm`` outwards, without a crease."""
-    ramp = np.clip(1 - distance_mm * np.float32(1 / edge_mm), 0, 1)
+    ramp = np.clip(1 - distance_mm / edge_mm, 0, 1)
     return np.asarray(ramp * ramp * (3 - 2 * ramp), np.float32)
 
 
@@ -192,20 +194,20 @@ def _rounded_box(
     x_mm: Float32Array, y_mm: Float32Array, half_x_mm: float, half_y_mm: float, corner_mm: float
 ) -> Float32Array:
     """Signed distance to a rectangle with round corners, negative inside."""
-    dx = np.abs(x_mm) - np.float32(half_x_mm - corner_mm)
-    dy = np.abs(y_mm) - np.float32(half_y_mm - corner_mm)
+    dx = np.abs(x_mm) - (half_x_mm - corner_mm)
+    dy = np.abs(y_mm) - (half_y_mm - corner_mm)
     outer = _length(np.maximum(dx, 0), np.maximum(dy, 0))
     inner = np.minimum(np.maximum(dx, dy), 0)
-    return np.asarray(outer + inner - np.float32(corner_mm), np.float32)
+    return np.asarray(outer + inner - corner_mm, np.float32)
 
 
 def _sample(texture: UInt8Array, x_mm: Float32Array, y_mm: Float32Array) -> Float32Array:
     """A texture centred at the origin, 0 to 1, and 0 outside it."""
     height, width = texture.shape
-    columns = x_mm * np.float32(PRINT_PX_PER_MM) + np.float32((width - 1) / 2)
-    rows = y_mm * np.float32(PRINT_PX_PER_MM) + np.float32((height - 1) / 2)
+    columns = x_mm * PRINT_PX_PER_MM + (width - 1) / 2
+    rows = y_mm * PRINT_PX_PER_MM + (height - 1) / 2
     sampled = cv2.remap(texture, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    return np.asarray(sampled * np.float32(1 / 255), np.float32)
+    return np.asarray(sampled / np.float32(255), np.float32)
 
 
 def _canvas(width_mm: float, height_mm: float) -> UInt8Array:

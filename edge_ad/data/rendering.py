@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 from edge_ad.data.housing import Surface
 from edge_ad.types import Float32Array, UInt8Array
 
-SHADOW_STEPS = 12
-SHADOW_STEP_PX = 3
+SHADOW_STEPS, SHADOW_STEP_MM, PENUMBRA_MM = 12, 0.68, 0.34
+HOLLOW_MM = 1.8
 AMBIENT, FILL, KEY, GLINT, FALLOFF = 0.30, 0.22, 1.2, 0.5, 0.28
 GAMMA = 1 / 2.2
 READ_NOISE, SHOT_NOISE = 0.006, 0.010
@@ -53,21 +54,21 @@ def lit(part: Surface, light: Light, grain: Float32Array, pitch_mm: float) -> Fl
 
     def facing(x: float, y: float, z: float) -> Float32Array:
         """Cosine between the surface's normal and a direction, not below 0."""
-        scale = np.float32(1 / np.sqrt(x * x + y * y + z * z))
-        cosine = (np.float32(z) - np.float32(x) * slope_x - np.float32(y) * slope_y) * scale / length
+        scale = 1 / math.sqrt(x * x + y * y + z * z)
+        cosine = (z - x * slope_x - y * slope_y) * scale / length
         return np.asarray(np.maximum(cosine, 0), np.float32)
 
     x, y, z = light.direction
     shade = _shadow(height, light, pitch_mm)
-    hollow = cv2.GaussianBlur(height, (0, 0), 8) - height
-    ambient = np.float32(AMBIENT) * np.clip(1 - np.float32(0.12) * hollow, 0.35, 1.15)
-    diffuse = ambient + np.float32(FILL) * facing(-x, -0.4 * y, z) + np.float32(KEY) * shade * facing(x, y, z)
-    half = np.asarray((x, y, z)) / np.linalg.norm((x, y, z)) + (0, 0, 1)
-    glint = facing(*half) ** 32 * part.gloss * shade * np.float32(GLINT)
+    hollow = cv2.GaussianBlur(height, (0, 0), HOLLOW_MM / pitch_mm) - height
+    ambient = AMBIENT * np.clip(1 - 0.12 * hollow, 0.35, 1.15)
+    diffuse = ambient + FILL * facing(-x, -0.4 * y, z) + KEY * shade * facing(x, y, z)
+    # Blinn's half vector, between the lamp and the camera straight above.
+    glint = facing(x, y, z + math.sqrt(x * x + y * y + z * z)) ** 32 * part.gloss * shade * GLINT
     rows, columns = (np.linspace(-1, 1, size, dtype=np.float32) for size in height.shape)
-    falloff = 1 + np.float32(FALLOFF) * (np.float32(x) * columns + np.float32(y) * rows[:, None])
+    falloff = 1 + FALLOFF * (x * columns + y * rows[:, None])
     planes = [
-        np.clip((albedo * diffuse + glint) * (falloff * np.float32(gain)), 0, 1) ** np.float32(GAMMA)
+        np.clip((albedo * diffuse + glint) * (falloff * gain), 0, 1) ** GAMMA
         for albedo, gain in zip(part.colour, light.gain, strict=True)
     ]
     return np.asarray(cv2.merge(planes), np.float32)
@@ -76,16 +77,16 @@ def lit(part: Surface, light: Light, grain: Float32Array, pitch_mm: float) -> Fl
 def _shadow(height_mm: Float32Array, light: Light, pitch_mm: float) -> Float32Array:
     """1 in the light, less where something towards the lamp stands above the ray; float32 (H, W)."""
     x, y, z = light.direction
-    along = float(np.hypot(x, y))
-    rise_mm = SHADOW_STEP_PX * pitch_mm * z / along
+    along = math.hypot(x, y)
+    rise_mm = SHADOW_STEP_MM * z / along
     blocked = np.zeros_like(height_mm)
     for step in range(1, SHADOW_STEPS + 1):
         shift = np.array([[1, 0, x / along], [0, 1, y / along]], np.float32)
-        shift[:, 2] *= -step * SHADOW_STEP_PX
+        shift[:, 2] *= -step * SHADOW_STEP_MM / pitch_mm
         towards_lamp = cv2.warpAffine(height_mm, shift, height_mm.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
-        np.maximum(blocked, towards_lamp - height_mm - np.float32(step * rise_mm), out=blocked)
-    darkness = cv2.GaussianBlur(np.minimum(blocked, 1), (0, 0), 1.5)
-    return np.asarray(1 - np.float32(0.75) * darkness, np.float32)
+        np.maximum(blocked, towards_lamp - height_mm - step * rise_mm, out=blocked)
+    darkness = cv2.GaussianBlur(np.minimum(blocked, 1), (0, 0), PENUMBRA_MM / pitch_mm)
+    return np.asarray(1 - 0.75 * darkness, np.float32)
 
 
 def sensed_colour(display: Float32Array, random: Generator) -> UInt8Array:
@@ -96,8 +97,8 @@ def sensed_colour(display: Float32Array, random: Generator) -> UInt8Array:
         random: source of the noise.
     """
     noise = random.standard_normal(display.shape, np.float32)
-    sigma = np.float32(READ_NOISE) + np.float32(SHOT_NOISE) * np.sqrt(display)
-    return np.asarray(np.clip((display + noise * sigma) * 255 + np.float32(0.5), 0, 255), np.uint8)
+    sigma = READ_NOISE + SHOT_NOISE * np.sqrt(display)
+    return np.asarray(np.clip((display + noise * sigma) * 255 + 0.5, 0, 255), np.uint8)
 
 
 def step_mm(depth_mm: Float32Array) -> Float32Array:
@@ -122,9 +123,9 @@ def sensed_depth(
     """
     noise = random.standard_normal(depth_mm.shape, np.float32)
     # Matching windows overlap, so the error of neighbours is alike; 2.4 restores its size.
-    noise = cv2.GaussianBlur(noise, (0, 0), 0.7) * np.float32(2.4)
-    sigma = np.float32(DEPTH_NOISE_MM) * (depth_mm / np.float32(NOISE_DISTANCE_MM)) ** 2
+    noise = cv2.GaussianBlur(noise, (0, 0), 0.7) * 2.4
+    sigma = DEPTH_NOISE_MM * (depth_mm / NOISE_DISTANCE_MM) ** 2
     chance = random.random(depth_mm.shape, np.float32)
-    lost = chance < np.where(steps_mm > EDGE_MM, np.float32(EDGE_LOSS), np.float32(SPECKLE_LOSS))
-    units = np.rint((depth_mm + noise * sigma) / np.float32(unit_mm))
+    lost = chance < np.where(steps_mm > EDGE_MM, EDGE_LOSS, SPECKLE_LOSS)
+    units = np.rint((depth_mm + noise * sigma) / unit_mm)
     return np.where(lost, 0, units).astype(np.uint16)

@@ -7,6 +7,7 @@ again bit by bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.random import Generator, default_rng
 
 from edge_ad.data.dataset import GOOD, SPLITS
-from edge_ad.data.defects import DEFECTS
+from edge_ad.data.defects import DEFECTS, DefectKind
 from edge_ad.data.housing import PLASTICS, Housing, Surface, surface
 from edge_ad.data.rendering import Light, lit, sensed_colour, sensed_depth, step_mm
 from edge_ad.data.writer import FolderWriter
@@ -52,6 +53,14 @@ class _Scene:
     grain: Float32Array
 
 
+@dataclass(frozen=True, slots=True)
+class _Views:
+    """What noise-free sensors see: display colour (H, W, 3) and depth in millimetres (H, W), float32."""
+
+    colour: Float32Array
+    depth_mm: Float32Array
+
+
 class SyntheticProduct:
     """Parts of one kind passing under a fixed RGB-D camera, half a metre above a conveyor.
 
@@ -74,13 +83,14 @@ class SyntheticProduct:
         self.intrinsics = Intrinsics(focal_px, focal_px, middle_px, middle_px, size_px, size_px)
         random = default_rng(seed)
         self._plastic = PLASTICS[seed % len(PLASTICS)]
-        tilt = random.uniform(-0.012, 0.012, 2)
+        tilt_x, tilt_y = random.uniform(-0.012, 0.012), random.uniform(-0.012, 0.012)
         fine_px = size_px * OVERSAMPLING
         self._pitch_mm = FIELD_OF_VIEW_MM / fine_px
         axis = ((np.arange(fine_px) - (fine_px - 1) / 2) * self._pitch_mm).astype(np.float32)
         self._x_mm, self._y_mm = np.meshgrid(axis, axis)
-        ray_x, ray_y = self._x_mm / np.float32(DISTANCE_MM), self._y_mm / np.float32(DISTANCE_MM)
-        self._belt_depth_mm = np.float32(DISTANCE_MM) / (1 + np.float32(tilt[0]) * ray_x + np.float32(tilt[1]) * ray_y)
+        ray_x, ray_y = self._x_mm / DISTANCE_MM, self._y_mm / DISTANCE_MM
+        plane = 1 + tilt_x * ray_x + tilt_y * ray_y
+        self._belt_depth_mm = np.asarray(DISTANCE_MM / plane, np.float32)
 
     def render(self, part: int, defect: str | None = None) -> RenderedPart:
         """Renders one part.
@@ -103,25 +113,23 @@ class SyntheticProduct:
         housing = self._housing(random)
         scene = self._scene(random)
         good = surface(housing, scene.belt, scene.x_mm, scene.y_mm)
-        colour, depth_mm = self._colour(good, scene), self._depth_mm(good)
-        steps_mm = step_mm(depth_mm)
-        mask = np.zeros(depth_mm.shape, np.bool_)
+        views = _Views(self._colour(good, scene), self._depth_mm(good))
+        mask = np.zeros(views.depth_mm.shape, np.bool_)
+        steps_mm = step_mm(views.depth_mm)
         if defect is not None:
             kind = DEFECTS[defect]
-            changed = kind.change(housing, default_rng([self.seed, part, 1]))
-            bad = surface(changed, scene.belt, scene.x_mm, scene.y_mm)
-            bad_colour = self._colour(bad, scene) if kind.in_colour else colour
-            bad_depth_mm = self._depth_mm(bad) if kind.in_depth else depth_mm
-            mask = np.abs(bad_colour - colour).max(axis=2) > MASK_COLOUR
-            mask |= np.abs(bad_depth_mm - depth_mm) > MASK_DEPTH_MM
-            # Beyond the mask what is left of the change would show no one anything; it is cut off there.
-            colour = np.where(mask[..., None], bad_colour, colour)
-            steps_mm = np.where(mask, step_mm(bad_depth_mm), steps_mm)
-            depth_mm = np.where(mask, bad_depth_mm, depth_mm)
+            bad = self._defective(views, kind.change(housing, default_rng([self.seed, part, 1])), scene, kind)
+            mask = _visible(views, bad, kind)
+            # What is left of the change beyond the mask is cut off, so that the mask is exact.
+            steps_mm = np.where(mask, step_mm(bad.depth_mm), steps_mm)
+            views = _Views(
+                np.where(mask[..., None], bad.colour, views.colour),
+                np.where(mask, bad.depth_mm, views.depth_mm),
+            )
         random = default_rng([self.seed, part, 2])
         frame = Frame(
-            rgb=sensed_colour(colour, random),
-            depth=sensed_depth(depth_mm, steps_mm, DEPTH_UNIT_M * 1000, random),
+            rgb=sensed_colour(views.colour, random),
+            depth=sensed_depth(views.depth_mm, steps_mm, DEPTH_UNIT_M * 1000, random),
             depth_unit_m=DEPTH_UNIT_M,
             intrinsics=self.intrinsics,
             sequence=part,
@@ -143,9 +151,9 @@ class SyntheticProduct:
         )
 
     def _scene(self, random: Generator) -> _Scene:
-        angle = random.normal(0, np.radians(1.5))
-        shift_x, shift_y = random.uniform(-1.5, 1.5, 2).astype(np.float32)
-        cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+        angle = random.normal(0, math.radians(1.5))
+        shift_x, shift_y = random.uniform(-1.5, 1.5), random.uniform(-1.5, 1.5)
+        cos, sin = math.cos(angle), math.sin(angle)
         dx, dy = self._x_mm - shift_x, self._y_mm - shift_y
         gain = random.normal(1.0, 0.03)
         warmth = random.normal(0, 0.01)
@@ -153,19 +161,26 @@ class SyntheticProduct:
             direction=(-0.5 + random.normal(0, 0.02), -0.62 + random.normal(0, 0.02), 0.9),
             gain=(gain * (1 + warmth), gain, gain * (1 - warmth)),
         )
-        grain = random.standard_normal((2, *self._x_mm.shape), np.float32) * np.float32(GRAIN_SLOPE)
+        grain = random.standard_normal((2, *self._x_mm.shape), np.float32) * GRAIN_SLOPE
         return _Scene(cos * dx + sin * dy, cos * dy - sin * dx, self._belt(random), light, grain)
 
     def _belt(self, random: Generator) -> Surface:
         """A woven conveyor, which has moved on since the part before."""
-        across, along = self._x_mm, self._y_mm + np.float32(random.uniform(0, 100))
-        weave = np.sin(across * np.float32(2.1)) * np.sin(along * np.float32(2.1))
+        across, along = self._x_mm, self._y_mm + random.uniform(0, 100)
+        weave = np.sin(across * 2.1) * np.sin(along * 2.1)
         small = random.standard_normal((8, 8), np.float32)
         dirt = cv2.resize(small, self._x_mm.shape[::-1], interpolation=cv2.INTER_CUBIC)
-        tone = 1 + np.float32(0.10) * weave + np.float32(0.05) * dirt
-        colour = np.stack([np.float32(albedo) * tone for albedo in (0.030, 0.034, 0.036)])
-        height_mm = np.float32(0.06) * weave
+        tone = 1 + 0.10 * weave + 0.05 * dirt
+        colour = np.stack([albedo * tone for albedo in (0.030, 0.034, 0.036)])
+        height_mm = 0.06 * weave
         return Surface(height_mm, colour, np.full_like(height_mm, 0.08))
+
+    def _defective(self, good: _Views, housing: Housing, scene: _Scene, kind: DefectKind) -> _Views:
+        bad = surface(housing, scene.belt, scene.x_mm, scene.y_mm)
+        return _Views(
+            self._colour(bad, scene) if kind.in_colour else good.colour,
+            self._depth_mm(bad) if kind.in_depth else good.depth_mm,
+        )
 
     def _colour(self, part: Surface, scene: _Scene) -> Float32Array:
         """Noise-free display values, float32 (H, W, 3)."""
@@ -178,6 +193,17 @@ class SyntheticProduct:
     def _shrunk(self, image: Float32Array) -> Float32Array:
         size = (self.intrinsics.width_px, self.intrinsics.height_px)
         return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _visible(good: _Views, bad: _Views, kind: DefectKind) -> BoolArray:
+    """Where a defect shows, bool (H, W)."""
+    recoloured = np.abs(bad.colour - good.colour).max(axis=2) > MASK_COLOUR
+    if not kind.in_depth:
+        return np.asarray(recoloured)
+    # The defect is where the shape changed, not where its shadow falls.
+    reshaped = np.abs(bad.depth_mm - good.depth_mm) > MASK_DEPTH_MM
+    near = cv2.dilate(reshaped.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    return np.asarray(reshaped | (recoloured & near))
 
 
 def write_synthetic(

@@ -1,76 +1,112 @@
-"""From features to an anomaly map: cosine distance, standardised sum of modalities, Gaussian, max."""
+"""From features to an anomaly map: cosine distance, standardised sum, Gaussian, maximum."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edge_ad.config import Settings
 from edge_ad.models.layers import Features
 
 
-def cosine_map(targets: Features, restored: Features, size_px: int) -> Tensor:
-    """Sum over the scales of 1 − cosine similarity per pixel, each resized to the network's size.
+class HeadConfig(Settings):
+    """How distances become a map.
+
+    Attributes:
+        sigma_px: of the Gaussian, in pixels of the network's size; cut at 4σ as SciPy does.
+        energy_floor: share of the average feature energy that is added to the cosine's denominator,
+            for standardised features only. Where a teacher has nothing to say (flat background) its
+            features are short, their direction is noise, and plain cosine turns that into anomaly.
+        standardize: ``scale`` gives each scale of each modality the same say on good parts;
+            ``modality`` sums the scales first (the papers' way).
+    """
+
+    sigma_px: float = Field(default=4.0, gt=0, le=32)
+    energy_floor: float = Field(default=0.2, ge=0, le=10)
+    standardize: Literal["scale", "modality"] = "scale"
+
+
+def cosine_distance(target: Tensor, restored: Tensor, floor: float = 0.0) -> Tensor:
+    """(|a||b| − a·b) / (|a||b| + floor·C) per pixel: 1 − cosine for ``floor`` = 0.
 
     Args:
-        targets: the teacher's three maps.
-        restored: the student's three maps.
-        size_px: side of the result.
+        target: the teacher's features (N, C, H, W).
+        restored: the student's, same shape.
+        floor: added energy as a share of C, the mean energy of standardised features.
 
     Returns:
-        (N, 1, size_px, size_px), 0 where the student agrees, at most 6.
+        (N, 1, H, W) in [0, 2).
     """
-    total: Tensor | None = None
-    for target, output in zip(targets, restored, strict=True):
-        dot = (target * output).sum(1, keepdim=True)
-        norms = (target * target).sum(1, keepdim=True) * (output * output).sum(1, keepdim=True)
-        distance = 1 - dot / torch.sqrt(norms + 1e-8)
-        resized = F.interpolate(distance, size=(size_px, size_px), mode="bilinear", align_corners=True)
-        total = resized if total is None else total + resized
-    assert total is not None
-    return total
+    dot = (target * restored).sum(1, keepdim=True)
+    norms = torch.sqrt((target * target).sum(1, keepdim=True) * (restored * restored).sum(1, keepdim=True) + 1e-12)
+    return (norms - dot) / (norms + floor * target.shape[1])
 
 
 class AnomalyHead(nn.Module):
-    """Standardises each modality's map, adds them up, smooths the sum and takes its maximum.
+    """Standardises the distances, adds them up, smooths the sum and takes its maximum.
 
-    The mean and standard deviation of each modality's map are scalars measured on validation
-    frames (good parts). Gaussian: σ in pixels of the network's size, cut at 4σ like SciPy's.
+    ``mean`` and ``std`` (modalities, 3) are scalars measured on validation frames (good parts).
     """
 
     mean: Tensor
     std: Tensor
     kernel: Tensor
 
-    def __init__(self, modalities: int, sigma_px: float = 4.0) -> None:
+    def __init__(self, config: HeadConfig, modalities: int, size_px: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(modalities))
-        self.register_buffer("std", torch.ones(modalities))
-        radius = math.floor(4 * sigma_px + 0.5)
+        self.config, self.size_px = config, size_px
+        self.register_buffer("mean", torch.zeros(modalities, 3))
+        self.register_buffer("std", torch.ones(modalities, 3))
+        radius = math.floor(4 * config.sigma_px + 0.5)
         x = torch.arange(-radius, radius + 1, dtype=torch.float64)
-        kernel = torch.exp(-0.5 * (x / sigma_px) ** 2)
+        kernel = torch.exp(-0.5 * (x / config.sigma_px) ** 2)
         self.register_buffer("kernel", (kernel / kernel.sum()).float(), persistent=False)
 
+    def learn(self, distances: list[Features], region: Tensor | None) -> None:
+        """Measures ``mean`` and ``std`` on distances of good validation frames, as ``forward`` takes them."""
+        for modality, scales in enumerate(distances):
+            resized = [x if region is None else x * region for x in map(self.resize, scales)]
+            if self.config.standardize == "modality":
+                std, mean = torch.std_mean(torch.stack(resized).sum(0))
+                self.mean[modality], self.std[modality] = mean / len(resized), std
+            else:
+                for scale, x in enumerate(resized):
+                    self.std[modality, scale], self.mean[modality, scale] = torch.std_mean(x)
+        self.std.clamp_min_(1e-6)
+
+    def resize(self, x: Tensor) -> Tensor:
+        """(N, 1, h, w) → (N, 1, S, S), bilinear with aligned corners as in the papers' code."""
+        return F.interpolate(x, size=(self.size_px, self.size_px), mode="bilinear", align_corners=True)
+
     def blur(self, x: Tensor) -> Tensor:
-        """(N, 1, H, W) → the same, smoothed by two one-dimensional passes, edges repeated."""
+        """(N, 1, S, S) → the same, smoothed by two one-dimensional passes, edges repeated."""
         radius = self.kernel.shape[0] // 2
         x = F.pad(x, (radius, radius, radius, radius), mode="replicate")
         return F.conv2d(F.conv2d(x, self.kernel.view(1, 1, -1, 1)), self.kernel.view(1, 1, 1, -1))
 
-    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Joins the modalities.
+    def forward(self, distances: list[Features], region: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Joins scales and modalities.
 
         Args:
-            maps: per modality (N, 1, H, W) from ``cosine_map``.
+            distances: per modality three maps (N, 1, h, w) from ``cosine_distance``, finest first.
+            region: (N, 1, S, S), 1 where the part is inspected; elsewhere the distance counts as 0.
 
         Returns:
-            anomaly_map (N, H, W), score (N), and the standardised map of each modality (N, H, W).
+            anomaly_map (N, S, S), score (N), and the smoothed map of each modality (N, S, S); the
+            modalities' maps add up to anomaly_map.
         """
-        scaled = [(x - self.mean[i]) / self.std[i] for i, x in enumerate(maps)]
-        total = scaled[0]
-        for other in scaled[1:]:
-            total = total + other
-        anomaly_map = self.blur(total)[:, 0]
-        return anomaly_map, anomaly_map.amax((1, 2)), [x[:, 0] for x in scaled]
+        maps = []
+        for modality, scales in enumerate(distances):
+            # Divided before resizing, on fewer pixels; the means join as one constant at the end.
+            total = self.resize(scales[0] / self.std[modality, 0])
+            for scale, x in enumerate(scales[1:], 1):
+                total = total + self.resize(x / self.std[modality, scale])
+            total = total if region is None else total * region
+            maps.append((self.blur(total) - (self.mean[modality] / self.std[modality]).sum())[:, 0])
+        anomaly_map = torch.stack(maps).sum(0) if len(maps) > 1 else maps[0]
+        return anomaly_map, anomaly_map.amax((1, 2)), maps

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from edge_ad.bundle import InputSpec
 from edge_ad.config import PreprocessConfig, Settings
-from edge_ad.models.anomaly_map import AnomalyHead, cosine_map
+from edge_ad.models.anomaly_map import AnomalyHead, HeadConfig, cosine_distance
 from edge_ad.models.backbones import BACKBONES, BackboneSpec, frozen, teacher_features
 from edge_ad.models.crd import Crd
 from edge_ad.models.layers import Features
@@ -60,7 +59,7 @@ class DetectorConfig(Settings):
     preprocess: PreprocessConfig = PreprocessConfig()
     input: InputSpec
     geometry: GeometryStatistics = GeometryStatistics()
-    sigma_px: float = Field(default=4.0, gt=0, le=32)
+    head: HeadConfig = HeadConfig()
 
 
 class Detector(nn.Module):
@@ -78,7 +77,7 @@ class Detector(nn.Module):
         self.teacher = frozen(teacher if teacher is not None else self.spec.build())
         self.scaling = FeatureScaling(self.spec, len(modalities))
         self.students = METHODS[config.model](self.spec)
-        self.head = AnomalyHead(len(modalities), config.sigma_px)
+        self.head = AnomalyHead(config.head, len(modalities), config.preprocess.image_size_px)
         self.input_names = config.preprocess.input_names
         self.output_names = ("anomaly_map", "score", *(f"map_{name}" for name in modalities))
 
@@ -87,20 +86,25 @@ class Detector(nn.Module):
         self.students.train(mode)
         return self
 
-    def features(self, inputs: dict[str, Tensor]) -> list[Features]:
-        """Camera arrays → per modality the teacher's three maps, standardised."""
-        with torch.no_grad():
-            features = teacher_features(self.teacher, self.preprocess(inputs))
-            return self.scaling(features)  # type: ignore[no-any-return]
+    def teacher_features(self, images: list[Tensor]) -> list[Features]:
+        """Normalised images, one per modality → per modality the teacher's three raw maps, in one pass."""
+        return teacher_features(self.teacher, images)
 
-    def maps(self, features: list[Features]) -> list[Tensor]:
-        """Features → per modality the raw distance map (N, 1, S, S)."""
-        size = self.config.preprocess.image_size_px
-        return [cosine_map(own, out, size) for own, out in zip(features, self.students(features), strict=True)]
+    def features(self, inputs: dict[str, Tensor]) -> tuple[list[Features], Tensor | None]:
+        """Camera arrays → per modality the teacher's three maps, standardised; and the inspected region."""
+        images, region = self.preprocess(inputs)
+        return self.scaling(self.teacher_features(images)), region
+
+    def distances(self, features: list[Features]) -> list[Features]:
+        """Features → per modality the student's distance at each scale, (N, 1, h, w)."""
+        floor = self.config.head.energy_floor if self.spec.signed else 0.0
+        return [
+            [cosine_distance(x, y, floor) for x, y in zip(own, restored, strict=True)]
+            for own, restored in zip(features, self.students(features), strict=True)
+        ]
 
     def forward(self, *arrays: Tensor) -> tuple[Tensor, ...]:
         """Arrays in the order of ``input_names`` → results in the order of ``output_names``."""
-        inputs = dict(zip(self.input_names, arrays, strict=True))
-        features = self.scaling(teacher_features(self.teacher, self.preprocess(inputs)))
-        anomaly_map, score, modality_maps = self.head(self.maps(features))
+        features, region = self.features(dict(zip(self.input_names, arrays, strict=True)))
+        anomaly_map, score, modality_maps = self.head(self.distances(features), region)
         return anomaly_map, score, *modality_maps

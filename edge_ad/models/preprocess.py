@@ -48,6 +48,7 @@ class Preprocess(nn.Module):
     flat: Tensor
     rays: Tensor
     focal: Tensor
+    occupancy: Tensor
 
     def __init__(
         self,
@@ -64,6 +65,8 @@ class Preprocess(nn.Module):
         sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
         self.register_buffer("sobel", torch.stack([sobel, sobel.T]).unsqueeze(1), persistent=False)
         self.register_buffer("flat", torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1), persistent=False)
+        # Where the part was in at least half of the training frames (1, 1, S, S), see ``part_region``.
+        self.register_buffer("occupancy", torch.zeros(1, 1, self.size, self.size))
         if spec.intrinsics is not None:
             self._register_rays(spec)
 
@@ -81,8 +84,8 @@ class Preprocess(nn.Module):
         focal = torch.tensor([intrinsics.fx / scale_x, intrinsics.fy / scale_y]).float().view(1, 2, 1, 1)
         self.register_buffer("focal", focal, persistent=False)
 
-    def forward(self, inputs: dict[str, Tensor]) -> list[Tensor]:
-        """Makes the images.
+    def forward(self, inputs: dict[str, Tensor]) -> tuple[list[Tensor], Tensor | None]:
+        """Makes the images and tells the part from the background.
 
         Args:
             inputs: ``rgb`` uint8 (N, H, W, 3); ``depth`` uint8 (N, H, W, 2), low byte first, or float32
@@ -90,16 +93,28 @@ class Preprocess(nn.Module):
                 those that the modalities need, at the ROI's size.
 
         Returns:
-            One image per modality of the config, in its order, without a NaN for any input.
+            One image per modality of the config, in its order, without a NaN for any input; and the
+            region that is inspected, (N, 1, S, S) of 0 and 1: the part as it is now and where parts
+            use to be (so that what is missing counts), grown by two pixels. None without depth, or
+            where the config keeps the background.
         """
-        images = {}
+        images: dict[str, Tensor] = {}
+        region = None
         if "rgb" in inputs:
             images["rgb"] = self._colour(inputs["rgb"])
         if "depth" in inputs:
-            images |= self._geometry(inputs["depth"])
+            geometry, part = self._geometry(inputs["depth"])
+            images |= geometry
+            if self.config.background == "auto":
+                region = F.max_pool2d(torch.maximum(part.float(), self.occupancy), 5, 1, 2)
         if "normals" in inputs:
             images["normals"] = self._colour(inputs["normals"])
-        return [(images[modality] - self.mean) / self.std for modality in self.config.modalities]
+        return [(images[modality] - self.mean) / self.std for modality in self.config.modalities], region
+
+    def learn_occupancy(self, depth: Tensor) -> None:
+        """Learns where parts use to be from the ``depth`` input (N, …) of training frames."""
+        parts = self._geometry(depth)[1].float().mean(0, keepdim=True)
+        self.occupancy.copy_(parts > 0.5)
 
     def _colour(self, image: Tensor) -> Tensor:
         """uint8 (N, H, W, 3) → (N, 3, S, S) in [0, 1]. TensorRT wants the cast before the transpose."""
@@ -148,8 +163,16 @@ class Preprocess(nn.Module):
             filled = value + (1 - confidence) * filled
         return filled
 
-    def _geometry(self, depth: Tensor) -> dict[str, Tensor]:
-        """Depth (or height above the plane) and normals as images in [0, 1]."""
+    def height(self, depth: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Fills the holes and measures from the plane.
+
+        Args:
+            depth: the ``depth`` input.
+
+        Returns:
+            Each (N, 1, S, S): metres above the plane (without one: metres from the camera), True on the
+            part, inverse depth without holes, share of valid samples.
+        """
         inverse, mask = self._inverse_depth(depth)
         filled = self._fill(inverse, mask).clamp_min(1e-6)
         # A pixel without a return whose surroundings are mostly there is a hole in the part.
@@ -162,6 +185,11 @@ class Preprocess(nn.Module):
             height = (1 - on_plane / filled) / math.sqrt(alpha**2 + beta**2 + gamma**2)
             if self.config.background == "auto":
                 part = part & (height > self.config.foreground_height_m)
+        return height, part, filled, mask
+
+    def _geometry(self, depth: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Depth (or height above the plane) and normals as images in [0, 1], and the part's mask."""
+        height, part, filled, mask = self.height(depth)
         images = {}
         if "depth" in self.config.modalities:
             low, high = self.statistics.range_m
@@ -169,7 +197,7 @@ class Preprocess(nn.Module):
             images["depth"] = torch.where(part, scaled, torch.zeros_like(scaled)).expand(-1, 3, -1, -1)
         if "normals" in self.config.modalities and self.config.normals_source == "depth":
             images["normals"] = self._normals(filled, mask, part)
-        return images
+        return images, part
 
     def _normals(self, filled: Tensor, mask: Tensor, part: Tensor) -> Tensor:
         """Unit normals from the gradient of inverse depth, as images: flat and background (½, ½, 1).
@@ -181,9 +209,8 @@ class Preprocess(nn.Module):
         smooth = _box_mean(filled * weight, box) / _box_mean(weight, box)
         gradient = F.conv2d(F.pad(smooth, (1, 1, 1, 1), mode="replicate"), self.sobel) * self.focal
         along = smooth - (self.rays * gradient).sum(1, keepdim=True)
-        sideways = gradient * self.config.normals_gain
-        length = torch.sqrt((sideways * sideways).sum(1, keepdim=True) + along * along).clamp_min(1e-9)
-        normals = torch.cat([-sideways, along], 1) / length
+        length = torch.sqrt((gradient * gradient).sum(1, keepdim=True) + along * along).clamp_min(1e-9)
+        normals = torch.cat([-gradient, along], 1) / length
         return torch.where(part, normals, self.flat) * 0.5 + 0.5
 
 

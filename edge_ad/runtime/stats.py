@@ -57,7 +57,7 @@ class Statistics:
             return self._events[name]
 
     def sink_failed(self, sink: str) -> int:
-        """Counts an inspection that a sink did not take; returns how many it has not."""
+        """Counts a call of a sink that failed; returns how many have."""
         with self._lock:
             self._sink_errors[sink] += 1
             return self._sink_errors[sink]

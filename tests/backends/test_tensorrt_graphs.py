@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import onnx
 import pytest
@@ -46,11 +47,27 @@ def test_half_precision_makes_a_smaller_plan(bundle_directory: Path) -> None:
     assert len(half) < len(full)
 
 
+def test_float32_is_not_tf32(builder: ModuleType, bundle_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configs: list[Any] = []
+    monkeypatch.setattr(build, "_built", lambda trt, builder, network, config, *rest: configs.append(config))
+    plan_from_onnx((bundle_directory / "model.onnx").read_bytes(), source="model.onnx", precision="fp32")
+    assert not configs[0].get_flag(builder.BuilderFlag.TF32)
+
+
 def test_progress_is_told(bundle_directory: Path) -> None:
     told: list[str] = []
     model = (bundle_directory / "model.onnx").read_bytes()
     plan_from_onnx(model, source="model.onnx", precision="fp32", progress=told.append)
     assert any("Building engine" in message for message in told)
+
+
+def test_a_failure_while_telling_progress_ends_the_build(bundle_directory: Path) -> None:
+    def interrupt(message: str) -> None:
+        raise KeyboardInterrupt
+
+    model = (bundle_directory / "model.onnx").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        plan_from_onnx(model, source="model.onnx", precision="fp32", progress=interrupt)
 
 
 def _graph(text: str) -> bytes:
@@ -101,7 +118,7 @@ def test_missing_driver_is_an_error_before_the_builder(monkeypatch: pytest.Monke
     def no_driver() -> None:
         raise EngineError("there is no NVIDIA driver on this box")
 
-    monkeypatch.setattr(build.loader, "builds_without_driver", lambda trt: False)
-    monkeypatch.setattr(build.loader, "require_driver", no_driver)
+    monkeypatch.setattr(loader, "builds_without_driver", lambda trt: False)
+    monkeypatch.setattr(loader, "require_driver", no_driver)
     with pytest.raises(EngineError, match="no NVIDIA driver"):
         plan_from_onnx(b"", source="model.onnx", precision="fp32")

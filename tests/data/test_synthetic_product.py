@@ -7,7 +7,7 @@ from edge_ad.data import open_dataset
 from edge_ad.data.defects import DEFECTS
 from edge_ad.data.synthetic import DEPTH_UNIT_M, SyntheticProduct, write_synthetic
 from edge_ad.errors import ConfigError, OutputError
-from edge_ad.types import AnyArray
+from edge_ad.types import AnyArray, Frame
 
 SIZE = 96
 
@@ -17,16 +17,20 @@ def product() -> SyntheticProduct:
     return SyntheticProduct(SIZE, seed=3)
 
 
-def images(product: SyntheticProduct, part: int, defect: str | None = None) -> tuple[AnyArray, AnyArray, AnyArray]:
-    rendered = product.render(part, defect)
-    assert rendered.frame.rgb is not None
-    assert rendered.frame.depth is not None
-    return rendered.frame.rgb, rendered.frame.depth, rendered.gt_mask
+def images(frame: Frame) -> tuple[AnyArray, AnyArray]:
+    assert frame.rgb is not None
+    assert frame.depth is not None
+    return frame.rgb, frame.depth
+
+
+def rendered(product: SyntheticProduct, part: int, defect: str | None = None) -> tuple[AnyArray, AnyArray, AnyArray]:
+    """Colour, depth and mask."""
+    result = product.render(part, defect)
+    return *images(result.frame), result.gt_mask
 
 
 def test_frame_is_an_rgbd_capture(product: SyntheticProduct) -> None:
-    rendered = product.render(7, "dent")
-    frame = rendered.frame
+    frame = product.render(7, "dent").frame
     assert frame.size_px == (SIZE, SIZE)
     assert frame.depth is not None
     assert frame.depth.dtype == np.uint16
@@ -40,14 +44,14 @@ def test_frame_is_an_rgbd_capture(product: SyntheticProduct) -> None:
 @pytest.mark.parametrize("defect", [None, *DEFECTS])
 def test_same_part_is_the_same_bit_by_bit(product: SyntheticProduct, defect: str | None) -> None:
     again = SyntheticProduct(SIZE, seed=3)
-    for first, second in zip(images(product, 5, defect), images(again, 5, defect), strict=True):
+    for first, second in zip(rendered(product, 5, defect), rendered(again, 5, defect), strict=True):
         assert np.array_equal(first, second)
 
 
 def test_other_parts_and_other_products_differ(product: SyntheticProduct) -> None:
-    rgb, depth, _ = images(product, 5)
+    rgb, depth, _ = rendered(product, 5)
     for other, part in ((product, 6), (SyntheticProduct(SIZE, seed=4), 5)):
-        other_rgb, other_depth, _ = images(other, part)
+        other_rgb, other_depth, _ = rendered(other, part)
         assert (rgb != other_rgb).mean() > 0.5
         assert (depth != other_depth).mean() > 0.2
 
@@ -55,8 +59,8 @@ def test_other_parts_and_other_products_differ(product: SyntheticProduct) -> Non
 @pytest.mark.parametrize("defect", DEFECTS)
 @pytest.mark.parametrize("part", range(6))
 def test_mask_is_exact(product: SyntheticProduct, defect: str, part: int) -> None:
-    good_rgb, good_depth, empty = images(product, part)
-    rgb, depth, mask = images(product, part, defect)
+    good_rgb, good_depth, empty = rendered(product, part)
+    rgb, depth, mask = rendered(product, part, defect)
     assert not empty.any()
     assert mask.sum() >= 4
     changed_rgb, changed_depth = (rgb != good_rgb).any(axis=2), depth != good_depth
@@ -70,8 +74,8 @@ def test_mask_is_exact(product: SyntheticProduct, defect: str, part: int) -> Non
 @pytest.mark.parametrize(("defect", "sign"), [("dent", 1), ("bulge", -1)])
 def test_dents_are_farther_and_bulges_nearer(product: SyntheticProduct, defect: str, sign: int) -> None:
     for part in range(4):
-        _, good, _ = images(product, part)
-        _, bad, mask = images(product, part, defect)
+        _, good, _ = rendered(product, part)
+        _, bad, mask = rendered(product, part, defect)
         both = mask & (good > 0) & (bad > 0)
         difference = sign * (bad[both].astype(int) - good[both])
         assert difference.min() >= 0
@@ -108,16 +112,18 @@ def test_data_set_reads_back_as_rendered(tmp_path: Path) -> None:
     product = SyntheticProduct(SIZE, seed=3)
     assert dataset.intrinsics == product.intrinsics
     number = 3 + 2 + 2 + list(DEFECTS).index("scratch")
-    rendered = product.render(number, "scratch")
     read = next(frame for frame in dataset.frames("test") if frame.defect == "scratch")
-    assert np.array_equal(read.frame.rgb, rendered.frame.rgb)  # type: ignore[arg-type]
-    assert np.array_equal(read.frame.depth, rendered.frame.depth)  # type: ignore[arg-type]
-    assert np.array_equal(read.gt_mask, rendered.gt_mask)  # type: ignore[arg-type]
+    assert read.gt_mask is not None
+    before, after = rendered(product, number, "scratch"), (*images(read.frame), read.gt_mask)
+    for wanted, found in zip(before, after, strict=True):
+        assert np.array_equal(wanted, found)
     assert read.frame.depth_unit_m == DEPTH_UNIT_M
 
 
 def test_data_set_is_not_written_twice(tmp_path: Path) -> None:
-    counts = {"train": 1, "validation": 0, "test_good": 0, "test_per_defect": 0}
-    write_synthetic(tmp_path, size_px=SIZE, **counts)  # type: ignore[arg-type]
+    def write() -> None:
+        write_synthetic(tmp_path, train=1, validation=0, test_good=0, test_per_defect=0, size_px=SIZE)
+
+    write()
     with pytest.raises(OutputError, match="holds a data set already"):
-        write_synthetic(tmp_path, size_px=SIZE, **counts)  # type: ignore[arg-type]
+        write()

@@ -7,7 +7,7 @@ from typing import Any
 
 from edge_ad.backends.base import Precision, Progress
 from edge_ad.backends.tensorrt import loader
-from edge_ad.backends.tensorrt.half import half_precision_model
+from edge_ad.backends.tensorrt.half import HALF_SUFFIX, half_precision_model
 from edge_ad.errors import EngineError
 
 
@@ -41,7 +41,7 @@ def plan_from_onnx(
     logger.take_errors()
     builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(trt))
-    parser = trt.OnnxParser(network, logger)
+    parser = trt.OnnxParser(network, logger)  # owns the weights until the plan is built
     if not parser.parse(model):
         raise EngineError(
             f"TensorRT cannot parse {source}",
@@ -52,13 +52,20 @@ def plan_from_onnx(
     config.clear_flag(trt.BuilderFlag.TF32)
     _keep_types(trt, network, config, precision)
     _set_batches(builder, network, config, source, max_batch)
+    return _built(trt, builder, network, config, f"{source} in {precision}", progress)
+
+
+def _built(trt: ModuleType, builder: Any, network: Any, config: Any, source: str, progress: Progress | None) -> bytes:
+    monitor = None
     if progress is not None and hasattr(trt, "IProgressMonitor"):
-        config.progress_monitor = _progress_monitor(trt, progress)
+        monitor = config.progress_monitor = _progress_monitor(trt, progress)
     plan = builder.build_serialized_network(network, config)
+    if monitor is not None and monitor.failure is not None:
+        raise monitor.failure
     if plan is None:
         raise EngineError(
-            f"TensorRT cannot build {source} in {precision}",
-            why=logger.take_errors(),
+            f"TensorRT cannot build {source}",
+            why=loader.logger().take_errors(),
             remedy="free GPU memory and try again, or use --backend onnxruntime",
         )
     return bytes(plan)
@@ -72,15 +79,15 @@ def _network_flags(trt: ModuleType) -> int:
 
 
 def _keep_types(trt: ModuleType, network: Any, config: Any, precision: Precision) -> None:
-    """Without strong typing (TensorRT 8) allows float16 and asks for float32 where the file has it."""
+    """Without strong typing (TensorRT 8): allows float16, and asks for float32 outside the networks."""
     if precision == "fp32" or hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
         return
     config.set_flag(trt.BuilderFlag.FP16)
     config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
     for index in range(network.num_layers):
         layer = network.get_layer(index)
-        types = [layer.get_output(output).dtype for output in range(layer.num_outputs)]
-        if types and all(dtype == trt.DataType.FLOAT for dtype in types):
+        outputs = [layer.get_output(output) for output in range(layer.num_outputs)]
+        if all(tensor.dtype == trt.DataType.FLOAT and not tensor.name.endswith(HALF_SUFFIX) for tensor in outputs):
             layer.precision = trt.DataType.FLOAT
 
 
@@ -103,23 +110,31 @@ def _set_batches(builder: Any, network: Any, config: Any, source: str, max_batch
 
 
 def _parser_error(error: Any) -> str:
+    cause = " ".join(error.desc().split())
     if not hasattr(error, "node_operator"):
-        return f"node {error.node()}: {error.desc()}"
-    return f"node {error.node_name() or error.node()} ({error.node_operator()}): {error.desc()}"
+        return f"node {error.node()}: {cause}"
+    return f"node {error.node_name() or error.node()} ({error.node_operator()}): {cause}"
 
 
 def _progress_monitor(trt: ModuleType, progress: Progress) -> Any:
     class _Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+        """Tells of each phase; TensorRT swallows exceptions, so the first is kept and ends the build."""
+
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
+            self.failure: BaseException | None = None
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            progress(f"{phase_name} ({num_steps} steps)")
+            try:
+                if self.failure is None:
+                    progress(f"{phase_name} ({num_steps} steps)")
+            except BaseException as error:
+                self.failure = error
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            return True
+            return self.failure is None
 
         def phase_finish(self, phase_name: str) -> None:
-            pass
+            """Nothing to tell."""
 
     return _Monitor()

@@ -21,6 +21,9 @@ from edge_ad.extras import require
 LEARNED_CHANNELS = 8
 """Network layers have at least this many output channels; image filters (Sobel, box, Gaussian) fewer."""
 
+HALF_SUFFIX = "__half"
+"""Ends the names of float16 tensors."""
+
 _FOLLOWERS = frozenset(
     {"Add", "AveragePool", "Clip", "Concat", "GlobalAveragePool", "HardSigmoid", "HardSwish", "Identity"}
     | {"LeakyRelu", "MaxPool", "Pad", "PRelu", "Relu", "Reshape", "Sigmoid", "Slice", "Split", "Transpose"}
@@ -86,7 +89,6 @@ class _Rewriter:
         for kept, field in ((self._nodes, self._graph.node), (weights, self._graph.initializer)):
             del field[:]
             field.extend(kept)
-        del self._graph.value_info[:]  # names the types from before
 
     def _is_network(self, node: Any) -> bool:
         if node.op_type in ("Conv", "ConvTranspose") and node.input[1] in self._weights:
@@ -132,4 +134,4 @@ class _Rewriter:
 
 
 def _half(name: str) -> str:
-    return f"{name}__half"
+    return name + HALF_SUFFIX

@@ -117,7 +117,7 @@ def logger() -> Any:
             log.debug("%s", message)
 
         def take_errors(self) -> str:
-            text, self.errors = "; ".join(self.errors), []
+            text, self.errors = " ".join("; ".join(self.errors).split()), []
             return text or "TensorRT gave no reason"
 
     return _Logger()

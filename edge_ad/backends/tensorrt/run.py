@@ -84,7 +84,14 @@ class TensorRTBackend:
     def build(
         cls, model: bytes, *, source: str, precision: Precision, max_batch: int, progress: Progress | None
     ) -> bytes:
-        """Compiles a plan; see :func:`edge_ad.backends.tensorrt.build.plan_from_onnx`."""
+        """Compiles a plan; see :func:`edge_ad.backends.tensorrt.build.plan_from_onnx`.
+
+        What running it needs is looked for first, since a build can take many minutes.
+        """
+        loader.require_driver()
+        memory = open_device_memory()
+        with memory.active():
+            memory.free()
         return plan_from_onnx(model, source=source, precision=precision, max_batch=max_batch, progress=progress)
 
     @classmethod

@@ -1,0 +1,55 @@
+"""Sources of frames, chosen by URI; a driver, and the SDK it needs, is imported when it is first used.
+
+realsense               the first camera                     realsense://SERIAL?depth=848x480@30
+realsense://FILE.db3    a recording, every frame of it       (.bag too)
+folder://DIRECTORY      captures from disk, as fast as they are read
+replay://DIRECTORY      the same at the pace of a live camera
+synthetic://            rendered parts: no device, no files
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from edge_ad.cameras.uri import CameraUri
+from edge_ad.errors import ConfigError
+from edge_ad.types import Camera, CameraInfo
+
+CAMERAS = {
+    "realsense": "edge_ad.cameras.realsense:RealSenseCamera",
+    "folder": "edge_ad.cameras.folder:FolderCamera",
+    "replay": "edge_ad.cameras.folder:FolderCamera",
+    "synthetic": "edge_ad.cameras.synthetic:SyntheticCamera",
+}
+"""Scheme to ``module:Class``; each class makes itself with ``from_uri(CameraUri)``."""
+
+__all__ = ["CAMERAS", "CameraUri", "camera_from_uri", "opened"]
+
+
+def camera_from_uri(text: str) -> Camera:
+    """Makes the camera that ``text`` names, without opening it.
+
+    Raises:
+        ConfigError: there is no such driver, or an option is unknown or out of range.
+    """
+    uri = CameraUri.parse(text)
+    if uri.scheme not in CAMERAS:
+        raise ConfigError(f"camera driver {uri.scheme!r} is unknown", remedy=f"use one of {', '.join(sorted(CAMERAS))}")
+    module, _, name = CAMERAS[uri.scheme].partition(":")
+    camera: Camera = getattr(importlib.import_module(module), name).from_uri(uri)
+    return camera
+
+
+@contextmanager
+def opened(camera: Camera) -> Iterator[CameraInfo]:
+    """Opens a camera for the length of a ``with`` block and closes it whatever happens.
+
+    Raises:
+        CameraError: the device is absent, busy or cannot stream as asked.
+    """
+    try:
+        yield camera.open()
+    finally:
+        camera.close()

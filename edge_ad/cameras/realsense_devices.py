@@ -1,0 +1,91 @@
+"""librealsense itself, and the cameras that it lists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from edge_ad.errors import CameraError
+from edge_ad.extras import require
+
+
+@dataclass(frozen=True, slots=True)
+class RealSenseDevice:
+    """A camera as the SDK lists it; what it does not say is empty.
+
+    Attributes:
+        name: the model.
+        serial: its serial number.
+        firmware: version.
+        usb: version of the USB link, ``"3.2"`` or ``"2.1"``.
+    """
+
+    name: str
+    serial: str
+    firmware: str
+    usb: str
+
+
+def load_sdk() -> Any:
+    """The ``pyrealsense2`` module.
+
+    Raises:
+        MissingExtraError: it, or the libusb that it needs, is not installed.
+    """
+    return require(
+        "pyrealsense2",
+        extra="realsense",
+        remedy="pip install 'edge-ad[realsense]', and on Debian or Ubuntu: apt-get install libusb-1.0-0",
+    )
+
+
+def list_devices(context: Any = None) -> list[RealSenseDevice]:
+    """The cameras that are attached; takes milliseconds.
+
+    Args:
+        context: a ``pyrealsense2.context``; None makes one.
+
+    Raises:
+        MissingExtraError: the SDK is not installed.
+        CameraError: a camera is attached and cannot be opened.
+    """
+    sdk = load_sdk()
+    keys = (
+        sdk.camera_info.name,
+        sdk.camera_info.serial_number,
+        sdk.camera_info.firmware_version,
+        sdk.camera_info.usb_type_descriptor,
+    )
+    try:
+        return [
+            RealSenseDevice(*(device.get_info(key) if device.supports(key) else "" for key in keys))
+            for device in (sdk.context() if context is None else context).query_devices()
+        ]
+    except RuntimeError as error:
+        raise CameraError(
+            "a RealSense camera is attached but cannot be opened",
+            why=str(error),
+            remedy="install librealsense's udev rules, or plug the camera in again",
+        ) from error
+
+
+def find_device(attached: list[RealSenseDevice], serial: str) -> RealSenseDevice:
+    """The camera with this serial number, or the first one when ``serial`` is empty.
+
+    Raises:
+        CameraError: it is not attached.
+    """
+    if not attached:
+        raise CameraError(
+            f"RealSense camera {serial} not found" if serial else "no RealSense camera found",
+            why="none is attached, or the system does not let us see it",
+            remedy="check the cable, use a USB 3 port, install librealsense's udev rules; then: edge-ad doctor",
+        )
+    for device in attached:
+        if serial in ("", device.serial):
+            return device
+    raise CameraError(
+        f"RealSense camera {serial} not found",
+        why=f"attached are {', '.join(device.serial for device in attached)}",
+        remedy="correct the serial number, or check that camera's cable",
+    )

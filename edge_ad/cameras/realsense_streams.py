@@ -1,0 +1,205 @@
+"""The two kinds of RealSense stream, each shaped by what librealsense does to it.
+
+Live: once the device is gone, ``pipeline.try_wait_for_frames`` tries for 15 s to get it back, so frames
+come through a queue instead, which only waits. ``pipeline.start`` would do the same with the GIL held,
+so a stream is started only for a device that has just been listed.
+
+Recording: played as fast as it is read, a queue deadlocks; the pipeline's own wait loses no frame. It
+must be paused while it starts: the SDK begins to read when the first of its sensors starts, and what the
+others should have had meanwhile is lost. The end may be announced before the last frames have come out.
+
+Python callbacks are given to neither: the SDK deadlocks when a pipeline with one is destroyed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_ad.errors import CameraError, DataError
+from edge_ad.types import ReadStatus
+
+BUSY = re.compile(r"busy|is streaming|power state", re.IGNORECASE)
+"""How the SDK says that another program, or another camera object of this one, has the device."""
+
+COMPLETE_WITHIN_S = 1.0
+"""Streams do not stop at one instant: the last pair may come this long before a recording's end."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMode:
+    """Size and rate of one stream; 0 frames per second leaves the rate to the SDK."""
+
+    width_px: int
+    height_px: int
+    fps: int = 0
+
+    @classmethod
+    def parse(cls, text: object) -> StreamMode:
+        """Reads ``848x480`` or ``848x480@30``.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        match = re.fullmatch(r"(\d+)x(\d+)(?:@(\d+))?", str(text))
+        if match is None:
+            raise ValueError("write WIDTHxHEIGHT or WIDTHxHEIGHT@FPS, such as 848x480@30")
+        return cls(*(int(number or 0) for number in match.groups()))
+
+
+class LiveStream:
+    """Streams from a camera that has just been listed; keeps only the newest set.
+
+    Args:
+        sdk: the ``pyrealsense2`` module.
+        context: the SDK's context that lists the device.
+        serial: of the device.
+        depth: mode of the depth stream, None for the camera's default.
+        color: mode of the colour stream, None for the camera's default.
+
+    Raises:
+        CameraError: the camera has no such modes, is in use, or does not start.
+    """
+
+    def __init__(self, sdk: Any, context: Any, serial: str, depth: StreamMode | None, color: StreamMode | None) -> None:
+        self._context = context
+        self._pipeline = sdk.pipeline(context)
+        self._queue = sdk.frame_queue(1)
+        config = sdk.config()
+        config.enable_device(serial)
+        for stream, pixels, mode in (
+            (sdk.stream.depth, sdk.format.z16, depth),
+            (sdk.stream.color, sdk.format.rgb8, color),
+        ):
+            wanted = mode or StreamMode(0, 0)
+            config.enable_stream(stream, 0, wanted.width_px, wanted.height_px, pixels, wanted.fps)
+        if not config.can_resolve(sdk.pipeline_wrapper(self._pipeline)):
+            raise CameraError(
+                f"camera {serial} cannot stream as asked",
+                why=f"it has {_modes(sdk, context, serial)}",
+                remedy="choose among these with depth=WIDTHxHEIGHT@FPS&color=WIDTHxHEIGHT@FPS",
+            )
+        try:
+            self.profile = self._pipeline.start(config, self._queue)
+        except RuntimeError as error:
+            raise _start_error(serial, error) from error
+        self.device = self.profile.get_device()
+
+    def wait(self, timeout_ms: int) -> Any | None:
+        """The newest set not yet taken, or None when none came in time."""
+        arrived, images = self._queue.try_wait_for_frame(timeout_ms)
+        return images.as_frameset() if arrived else None
+
+    def end(self) -> ReadStatus | None:
+        """Why no more sets will come; None while they may."""
+        attached = self.device.is_connected() and self._context.query_devices().contains(self.device)
+        return None if attached else ReadStatus.DISCONNECTED
+
+    def stop(self) -> None:
+        """Frees the device."""
+        self._pipeline.stop()
+
+
+class RecordingStream:
+    """Plays a ``.db3`` or ``.bag`` file, every frame of it, at the pace of the reader.
+
+    Args:
+        sdk: the ``pyrealsense2`` module.
+        context: the SDK's context.
+        path: of the file.
+
+    Raises:
+        CameraError: the file is missing, damaged, or lacks depth or colour.
+    """
+
+    def __init__(self, sdk: Any, context: Any, path: Path) -> None:
+        self._stopped = sdk.playback_status.stopped
+        self._path = path
+        self._reached_s, self._reported = 0.0, False
+        if not path.is_file():
+            raise CameraError(f"recording {path} does not exist", remedy="check the path")
+        self._pipeline = sdk.pipeline(context)
+        config = sdk.config()
+        config.enable_device_from_file(str(path), False)
+        # By kind only: a recording is played in the formats and sizes it has, or not at all.
+        config.enable_stream(sdk.stream.depth)
+        config.enable_stream(sdk.stream.color)
+        try:
+            playback = config.resolve(sdk.pipeline_wrapper(self._pipeline)).get_device().as_playback()
+            playback.set_real_time(False)
+            playback.pause()
+            self.profile = self._pipeline.start(config)
+            playback.resume()
+        except RuntimeError as error:
+            raise CameraError(
+                f"recording {path} cannot be played",
+                why=str(error),
+                remedy="record it again with depth and colour, or copy it again from its source",
+            ) from error
+        self.device = self.profile.get_device()
+        self._playback = self.device.as_playback()
+
+    def wait(self, timeout_ms: int) -> Any | None:
+        """The next set, or None when none came in time."""
+        arrived, images = self._pipeline.try_wait_for_frames(timeout_ms)
+        if not arrived:
+            return None
+        # Asked now, as the SDK forgets it at the end.
+        self._reached_s = max(self._reached_s, self._playback.get_position() / 1e9)
+        return images
+
+    def end(self) -> ReadStatus | None:
+        """Why no more sets will come; None while they may.
+
+        Raises:
+            DataError: the recording broke off long before its end, said once: the SDK stops in
+                silence at content that it cannot read.
+        """
+        if self._playback.current_status() != self._stopped:
+            return None
+        duration_s = self._playback.get_duration().total_seconds()
+        if duration_s - self._reached_s > COMPLETE_WITHIN_S and not self._reported:
+            self._reported = True
+            raise DataError(
+                f"recording {self._path} breaks off after {self._reached_s:.1f} of {duration_s:.1f} s",
+                why="what follows cannot be read, or lacks depth or colour",
+                remedy="copy it again from its source, or record it again",
+            )
+        return ReadStatus.END_OF_STREAM
+
+    def stop(self) -> None:
+        """Closes the file."""
+        self._pipeline.stop()
+
+
+def _start_error(serial: str, error: RuntimeError) -> CameraError:
+    if BUSY.search(str(error)):
+        return CameraError(
+            f"camera {serial} is in use",
+            why=str(error),
+            remedy="end the program that has it (realsense-viewer, another edge-ad)",
+        )
+    return CameraError(
+        f"camera {serial} does not start",
+        why=str(error),
+        remedy="unplug it and plug it in again, then run: edge-ad doctor",
+    )
+
+
+def _modes(sdk: Any, context: Any, serial: str) -> str:
+    """The modes that a camera has, e.g. ``depth 640x480@30, 848x480@30; color 640x480@30``."""
+    found: dict[str, set[tuple[int, int, int]]] = {"depth": set(), "color": set()}
+    usable = {(sdk.stream.depth, sdk.format.z16): "depth", (sdk.stream.color, sdk.format.rgb8): "color"}
+    for device in context.query_devices():
+        if device.get_info(sdk.camera_info.serial_number) == serial:
+            for profile in (item for sensor in device.query_sensors() for item in sensor.get_stream_profiles()):
+                kind = usable.get((profile.stream_type(), profile.format()))
+                if kind is not None:
+                    video = profile.as_video_stream_profile()
+                    found[kind].add((video.width(), video.height(), video.fps()))
+    return "; ".join(
+        f"{kind} {', '.join(f'{w}x{h}@{fps}' for w, h, fps in sorted(modes)) or 'none'}"
+        for kind, modes in found.items()
+    )

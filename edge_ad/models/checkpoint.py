@@ -1,0 +1,129 @@
+"""Checkpoints: one safetensors file with its settings as JSON in the header, replaced atomically.
+
+Weights and settings are one file, so a kill at any moment leaves either the old or the new pair, and
+no pickle is involved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from edge_ad.bundle import TrainingData
+from edge_ad.config import Settings, TrainConfig, validated
+from edge_ad.errors import CheckpointError, OutputError
+from edge_ad.models.detector import Detector, DetectorConfig
+
+CHECKPOINT = "checkpoint.safetensors"
+SCHEMA_VERSION = 1
+
+
+class CheckpointRecord(Settings):
+    """What a checkpoint says of itself.
+
+    Attributes:
+        schema_version: of this record.
+        detector: the graph's settings, with what was learned from the training frames.
+        training: the run's settings.
+        data: the frames it was trained on.
+        step: optimiser steps done.
+        finished: False while training goes on; then the optimiser's state is in the file too.
+        validation_scores: scores of the good validation frames, for the threshold.
+    """
+
+    schema_version: int = Field(default=SCHEMA_VERSION, ge=SCHEMA_VERSION, le=SCHEMA_VERSION)
+    detector: DetectorConfig
+    training: TrainConfig
+    data: TrainingData
+    step: int
+    finished: bool
+    validation_scores: tuple[float, ...] = ()
+
+
+def checkpoint_path(path: Path) -> Path:
+    """The checkpoint file of a run's directory, or the file itself."""
+    return path / CHECKPOINT if path.is_dir() else path
+
+
+def write_checkpoint(path: Path, record: CheckpointRecord, tensors: dict[str, Tensor]) -> None:
+    """Writes a checkpoint; until it is whole, the one before stays.
+
+    Raises:
+        OutputError: it cannot be written, for instance because the disk is full.
+    """
+    content = save(
+        {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+        metadata={"edge_ad": record.model_dump_json()},
+    )
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
+            temporary = stream.name
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink(missing_ok=True)
+        raise OutputError(
+            f"{path} cannot be written", why=error.strerror or str(error), remedy="free some space; the run resumes"
+        ) from error
+
+
+def read_checkpoint(path: Path) -> tuple[CheckpointRecord, dict[str, Tensor]]:
+    """Reads a checkpoint.
+
+    Args:
+        path: the file, or the run's directory.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or not a checkpoint of this version.
+    """
+    path = checkpoint_path(path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"there is no checkpoint at {path}", remedy="train one with: edge-ad train DATA --output RUN"
+        )
+    try:
+        with safe_open(path, "pt") as stream:
+            text = (stream.metadata() or {}).get("edge_ad")
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is damaged", why=str(error), remedy="train again") from error
+    if text is None:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of edge-ad", why="its header lacks the settings", remedy="train one"
+        )
+    return validated(CheckpointRecord, text, str(path), CheckpointError, "train again with this version"), tensors
+
+
+def load_detector(path: Path) -> tuple[Detector, CheckpointRecord]:
+    """The trained detector of a finished run, in eval mode on the CPU.
+
+    Raises:
+        CheckpointError: as ``read_checkpoint``; or the training is not finished, or the weights do not
+            fit the settings.
+    """
+    record, tensors = read_checkpoint(path)
+    if not record.finished:
+        raise CheckpointError(
+            f"{checkpoint_path(path)} is not finished",
+            why=f"it stopped at step {record.step} of {record.training.steps}",
+            remedy="go on with: edge-ad train … --resume",
+        )
+    detector = Detector(record.detector)
+    try:
+        detector.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit its own settings", why=str(error), remedy="train again") from error
+    return detector.eval(), record

@@ -1,0 +1,136 @@
+"""From a data set's good frames to what training needs: arrays, and what is learned from geometry."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edge_ad.bundle import InputSpec
+from edge_ad.config import PreprocessConfig, TrainConfig
+from edge_ad.errors import ConfigError, DataError
+from edge_ad.feeds import feeds_from_frame
+from edge_ad.geometry import fit_plane
+from edge_ad.models.backbones import BACKBONES
+from edge_ad.models.preprocess import GeometryStatistics, Preprocess
+from edge_ad.types import Intrinsics, LabelledFrame, Roi
+
+Inputs = dict[str, Tensor]
+"""The graph's inputs by name, frames first, see ``edge_ad.feeds``."""
+
+PLANE_FRAMES = 16
+
+
+class Category(Protocol):
+    """What training needs of a data set: see ``edge_ad.data.Dataset``."""
+
+    @property
+    def category(self) -> str:
+        """The product's name."""
+
+    @property
+    def intrinsics(self) -> Intrinsics | None:
+        """Of the one camera that took all frames."""
+
+    def frames(self, split: str) -> Sequence[LabelledFrame]:
+        """The frames of a split; raises DataError where there are none."""
+
+
+def input_spec(frames: Sequence[LabelledFrame], intrinsics: Intrinsics | None, config: TrainConfig) -> InputSpec:
+    """How frames like these feed the graph.
+
+    Raises:
+        DataError: the frames differ in size, or lack an image or intrinsics that the model needs.
+        ConfigError: the ROI lies outside the frames.
+    """
+    sizes = {item.frame.size_px for item in frames}
+    if len(sizes) > 1:
+        raise DataError(
+            f"the training frames have several sizes: {sorted(sizes)}", remedy="record all with one camera setting"
+        )
+    height, width = sizes.pop()
+    first = frames[0].frame
+    roi = Roi(0, 0, width, height) if config.roi is None else Roi(**config.roi.model_dump())
+    if roi.x_px + roi.width_px > width or roi.y_px + roi.height_px > height:
+        raise ConfigError(f"the ROI {roi} leaves the frames of {width}×{height} px", remedy="choose it inside")
+    intrinsics = intrinsics or first.intrinsics
+    depth: Literal["uint16_planes", "float32_m", "none"] = "none"
+    if "depth" in config.preprocess.input_names:
+        uses_normals = "normals" in config.preprocess.modalities
+        if intrinsics is None and uses_normals:
+            raise DataError(
+                "normals need the camera's intrinsics, and the data set has none",
+                remedy="add intrinsics.json, or train with --modalities rgb,depth",
+            )
+        depth = "uint16_planes" if first.depth is not None and first.depth.dtype == np.uint16 else "float32_m"
+    return InputSpec(
+        frame_size_px=(height, width), roi=roi, depth=depth, depth_unit_m=first.depth_unit_m, intrinsics=intrinsics
+    )
+
+
+def learn_geometry(
+    frames: Sequence[LabelledFrame], inputs: Inputs, spec: InputSpec, config: PreprocessConfig
+) -> GeometryStatistics:
+    """Finds the plane that parts lie on, if there is one, and the range of their depth or height."""
+    if "depth" not in inputs:
+        return GeometryStatistics()
+    plane = None
+    if spec.intrinsics is not None and config.background == "auto":
+        some = frames[:: max(1, len(frames) // PLANE_FRAMES)][:PLANE_FRAMES]
+        depths = [spec.roi.crop(item.frame.depth_m()) for item in some]
+        plane = fit_plane(depths, spec.intrinsics.cropped(spec.roi), config.foreground_height_m)
+    preprocess = Preprocess(config, spec, GeometryStatistics(plane=plane), BACKBONES["resnet18"])
+    heights = []
+    for row in range(len(inputs["depth"])):
+        height, part, _, mask = preprocess.height(inputs["depth"][row : row + 1])
+        heights.append(height[part & (mask > 0.5)])
+    values = torch.cat(heights)
+    if not len(values):
+        raise DataError(
+            "no training frame shows a part",
+            why=f"nothing stands {config.foreground_height_m * 1000:g} mm above the plane around it",
+            remedy="lower foreground_height_m, or set background to keep",
+        )
+    low, high = np.quantile(values.numpy(), [0.001, 0.999])
+    return GeometryStatistics(plane=plane, range_m=(float(low), float(max(high, low + 1e-4))))
+
+
+def frames_digest(frames: Sequence[LabelledFrame]) -> str:
+    """sha256 (hex) over the pixels of all frames, in order."""
+    digest = hashlib.sha256()
+    for item in frames:
+        for array in (item.frame.rgb, item.frame.depth, item.frame.normals):
+            if array is not None:
+                digest.update(f"{array.dtype}{array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def good_frames(dataset: Category, split: str) -> list[LabelledFrame]:
+    """The good frames of a split, read into memory.
+
+    Raises:
+        DataError: there are fewer than two.
+    """
+    frames = [item for item in dataset.frames(split) if not item.is_anomalous]
+    if len(frames) < 2:
+        raise DataError(
+            f"{dataset.category} has {len(frames)} good {split} frames",
+            why="at least 2 are needed",
+            remedy="capture more",
+        )
+    return frames
+
+
+def stacked_inputs(frames: Sequence[LabelledFrame], spec: InputSpec, names: Sequence[str]) -> Inputs:
+    """All frames as one batch of the graph's inputs.
+
+    Raises:
+        DataError: a frame does not fit ``spec``.
+    """
+    feeds = [feeds_from_frame(item.frame, spec, names) for item in frames]
+    return {name: torch.from_numpy(np.concatenate([feed[name] for feed in feeds])) for name in names}

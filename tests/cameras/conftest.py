@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_ad.data.writer import FolderWriter
+from edge_ad.types import Frame, Intrinsics
+
+RECORDED_FRAMES = 30
+CAPTURES = 4
+CAMERA = Intrinsics(fx=50.0, fy=51.0, cx=15.5, cy=11.5, width_px=32, height_px=24)
+
+
+def make_capture(number: int) -> Frame:
+    random = np.random.default_rng(number)
+    return Frame(
+        rgb=random.integers(0, 256, (24, 32, 3), dtype=np.uint8),
+        depth=random.integers(1, 4000, (24, 32), dtype=np.uint16),
+        depth_unit_m=0.0001,
+        intrinsics=CAMERA,
+    )
+
+
+@pytest.fixture(scope="session")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One second of the software device."""
+    from tests.cameras.software_realsense import SoftwareRealSense
+
+    path = tmp_path_factory.mktemp("recording") / "parts.db3"
+    return SoftwareRealSense().record(path, RECORDED_FRAMES)
+
+
+@pytest.fixture
+def captures(tmp_path: Path) -> Path:
+    """A folder of captures as ``edge-ad capture`` writes it."""
+    writer = FolderWriter(tmp_path / "parts")
+    for number in range(CAPTURES):
+        writer.write(make_capture(number))
+    return writer.directory

@@ -1,0 +1,115 @@
+"""What every camera promises; a new driver is one more line in ``DRIVERS``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_ad.cameras import camera_from_uri, opened
+from edge_ad.errors import CameraError
+from edge_ad.types import AnyArray, Camera, CameraInfo, Frame
+
+Request = pytest.FixtureRequest
+
+
+def make_attached_realsense(request: Request) -> Camera:
+    """A camera as far as the SDK knows: a recording that it plays by the clock."""
+    from edge_ad.cameras.realsense import RealSenseCamera
+    from tests.cameras.software_realsense import rs
+
+    context = rs.context()
+    device = context.load_device(str(request.getfixturevalue("recording")))
+    request.addfinalizer(lambda: device.pause())  # the context only lists what somebody holds
+    return RealSenseCamera(context=context, warm_up_s=0)
+
+
+DRIVERS: dict[str, Callable[[Request], Camera]] = {
+    "realsense": make_attached_realsense,
+    "realsense-file": lambda request: camera_from_uri(f"realsense://{request.getfixturevalue('recording')}"),
+    "folder": lambda request: camera_from_uri(f"folder://{request.getfixturevalue('captures')}"),
+    "replay": lambda request: camera_from_uri(f"replay://{request.getfixturevalue('captures')}"),
+    "synthetic": lambda request: camera_from_uri("synthetic://?size=64&pool=2"),
+}
+
+
+@pytest.fixture(params=DRIVERS)
+def camera(request: Request) -> Any:
+    camera = DRIVERS[request.param](request)
+    yield camera
+    camera.close()
+
+
+def read_frame(camera: Camera) -> Frame:
+    frame = camera.read(2.0)
+    assert isinstance(frame, Frame)
+    return frame
+
+
+def arrays(frame: Frame) -> list[AnyArray]:
+    assert frame.rgb is not None and frame.depth is not None
+    return [frame.rgb, frame.depth]
+
+
+def test_reading_before_opening_is_refused(camera: Camera) -> None:
+    assert isinstance(camera, Camera)
+    with pytest.raises(CameraError, match="not open"):
+        camera.read(0.1)
+
+
+def test_an_open_camera_says_what_it_is_and_delivers(camera: Camera) -> None:
+    before_ns = time.monotonic_ns()
+    info = camera.open()
+    assert isinstance(info, CameraInfo) and info.name and info.serial
+    first, second = read_frame(camera), read_frame(camera)
+    assert first.sequence < second.sequence
+    assert before_ns <= first.timestamp_ns < second.timestamp_ns <= time.monotonic_ns()
+    assert first.source
+    for frame in (first, second):
+        for array in arrays(frame):
+            assert array.flags.c_contiguous
+
+
+def test_a_frame_owns_its_memory(camera: Camera) -> None:
+    camera.open()
+    first = read_frame(camera)
+    copies = [array.copy() for array in arrays(first)]
+    second = read_frame(camera)
+    for one, other in zip(arrays(first), arrays(second), strict=True):
+        assert not np.shares_memory(one, other)
+    for array in arrays(second):
+        array[:] = 0
+    camera.close()
+    for array, copy in zip(arrays(first), copies, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+def test_closing_twice_is_nothing_and_a_closed_camera_opens_again(camera: Camera) -> None:
+    camera.close()
+    camera.open()
+    read_frame(camera)
+    camera.close()
+    camera.close()
+    with pytest.raises(CameraError, match="not open"):
+        camera.read(0.1)
+    camera.open()
+    read_frame(camera)
+
+
+def test_opening_an_open_camera_starts_it_afresh(camera: Camera) -> None:
+    camera.open()
+    read_frame(camera)
+    camera.open()
+    read_frame(camera)
+
+
+def test_a_with_block_closes_the_camera_whatever_happens(camera: Camera) -> None:
+    with pytest.raises(ZeroDivisionError), opened(camera) as info:
+        assert info.serial
+        read_frame(camera)
+        raise ZeroDivisionError
+    with pytest.raises(CameraError, match="not open"):
+        camera.read(0.1)
