@@ -150,12 +150,10 @@ def file_digest(path: Path) -> FileDigest:
         BundleError: it cannot be read.
     """
     try:
+        digest = hashlib.sha256()
         with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256") if hasattr(hashlib, "file_digest") else None
-            if digest is None:
-                digest = hashlib.sha256()
-                while chunk := stream.read(1 << 20):
-                    digest.update(chunk)
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
         return FileDigest(bytes=path.stat().st_size, sha256=digest.hexdigest())
     except OSError as error:
         raise BundleError(f"{path} cannot be read", why=str(error), remedy="export the bundle again") from error

@@ -1,0 +1,129 @@
+"""A frame in, an anomaly result out, whatever runs the model: checkpoint, bundle or engine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from edge_ad.backends.onnxruntime import OnnxRuntimeBackend
+from edge_ad.bundle import MANIFEST, MODEL, InputSpec, Thresholds, read_bundle
+from edge_ad.engine import ENGINE, load_engine
+from edge_ad.errors import BundleError, DataError
+from edge_ad.extras import require
+from edge_ad.feeds import feeds_from_frame
+from edge_ad.types import AnomalyResult, Backend, Float32Array, Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """A loaded model.
+
+    Attributes:
+        backend: what runs it.
+        spec: how frames feed it.
+        thresholds: by operating mode.
+        model_id: digest of the bundle, or of the checkpoint.
+        description: one line for people.
+    """
+
+    backend: Backend
+    spec: InputSpec
+    thresholds: Thresholds
+    model_id: str
+    description: str
+
+    def __call__(self, frame: Frame) -> AnomalyResult:
+        """Judges one frame.
+
+        Raises:
+            DataError: the frame does not fit the model.
+            EngineError: the backend failed.
+        """
+        started = time.perf_counter_ns()
+        feeds = feeds_from_frame(frame, self.spec, [tensor.name for tensor in self.backend.inputs])
+        fed = time.perf_counter_ns()
+        outputs = self.backend.run(feeds)
+        ran = time.perf_counter_ns()
+        anomaly_map = self._on_frame(outputs["anomaly_map"][0])
+        placed = time.perf_counter_ns()
+        return AnomalyResult(
+            anomaly_map=anomaly_map,
+            score=float(outputs["score"][0]),
+            modality_maps={
+                name.removeprefix("map_"): array[0] for name, array in outputs.items() if name.startswith("map_")
+            },
+            latency_ms={
+                "feed": (fed - started) / 1e6,
+                "engine": (ran - fed) / 1e6,
+                "map": (placed - ran) / 1e6,
+            },
+            model_id=self.model_id,
+        )
+
+    @property
+    def threshold(self) -> float:
+        """Of the operating mode with all sensors.
+
+        Raises:
+            BundleError: it has none.
+        """
+        mode = self.thresholds.modes.get("full")
+        if mode is None:
+            raise BundleError(
+                f"{self.description} has no threshold",
+                why="thresholds.json has no mode 'full'",
+                remedy="export it again",
+            )
+        return mode.value
+
+    def _on_frame(self, anomaly_map: Float32Array) -> Float32Array:
+        """The network's map at the frame's size; what is outside the ROI gets its lowest value."""
+        roi, (height, width) = self.spec.roi, self.spec.frame_size_px
+        resized = cv2.resize(anomaly_map, (roi.width_px, roi.height_px), interpolation=cv2.INTER_LINEAR)
+        if (roi.width_px, roi.height_px) == (width, height):
+            return np.asarray(resized, np.float32)
+        full = np.full((height, width), resized.min(), np.float32)
+        roi.crop(full)[:] = resized
+        return full
+
+    def close(self) -> None:
+        """Frees the backend."""
+        self.backend.close()
+
+
+def open_predictor(path: Path) -> Predictor:
+    """Opens a run's directory or checkpoint, a bundle or its ``model.onnx``, or an engine.
+
+    Raises:
+        DataError: the path is none of these.
+        ModelError: it is one, but damaged or not for this box.
+        MissingExtraError: it is a checkpoint and torch is not installed.
+    """
+    directory = path.parent if path.name == MODEL else path
+    if (directory / ENGINE).is_file():
+        engine, backend = load_engine(directory)
+        manifest = engine.bundle_manifest
+        built = engine.manifest
+        described = f"{manifest.model} {'+'.join(manifest.modalities)}, {built.backend} {built.precision}"
+        return Predictor(backend, manifest.input, engine.thresholds, built.bundle_digest, described)
+    if (directory / MANIFEST).is_file():
+        bundle = read_bundle(directory)
+        manifest = bundle.manifest
+        backend = OnnxRuntimeBackend.open(bundle.model_path.read_bytes(), source=str(bundle.model_path))
+        described = f"{manifest.model} {'+'.join(manifest.modalities)}, onnx"
+        return Predictor(backend, manifest.input, bundle.thresholds, bundle.digest, described)
+    if path.suffix == ".safetensors" or (path / "checkpoint.safetensors").is_file():
+        require("torch", extra="train")
+        from edge_ad.backends.torch import open_checkpoint
+
+        backend, spec, thresholds, model_id, described = open_checkpoint(path)
+        return Predictor(backend, spec, thresholds, model_id, described)
+    raise DataError(
+        f"{path} is no model",
+        why="it is not there" if not path.exists() else f"it holds neither {ENGINE} nor {MANIFEST} nor a checkpoint",
+        remedy="give a run of 'edge-ad train', a bundle of 'edge-ad export', or an engine of 'edge-ad build-engine'",
+    )
