@@ -16,7 +16,7 @@ import numpy as np
 from edge_ad.errors import DataError
 from edge_ad.metrics import average_precision, f1_max, image_auroc, partial_area, pixel_auroc, pro_curve
 from edge_ad.scoring import judge
-from edge_ad.types import AnomalyResult, BoolArray, Float32Array, Frame, LabelledFrame, UInt8Array
+from edge_ad.types import AnomalyResult, AnyArray, BoolArray, Float32Array, Frame, LabelledFrame, UInt8Array
 from edge_ad.visualization import SheetRow, contact_sheet, depth_to_rgb
 
 Predict = Callable[[Frame], AnomalyResult]
@@ -148,13 +148,13 @@ def _metrics(
     if scores is None:
         scores = np.array([anomaly_map.max() for anomaly_map in maps])
     f1, f1_threshold = f1_max(labels, scores)
-    result = {
+    result: dict[str, float] = {
         "image_auroc": image_auroc(labels, scores),
         "average_precision": average_precision(labels, scores),
         "f1_max": f1,
         "f1_max_threshold": f1_threshold,
     }
-    masks = [item.gt_mask for item in items if item.gt_mask is not None]
+    masks: list[BoolArray] = [item.gt_mask for item in items if item.gt_mask is not None]
     if len(masks) == len(items) and any(mask.any() for mask in masks):
         rates, overlaps = pro_curve(masks, maps)
         result["pixel_auroc"] = pixel_auroc(masks, maps)
@@ -165,10 +165,10 @@ def _metrics(
 
 def _per_defect(items: Sequence[_Judged], scores: Any, rejected: Any) -> dict[str, dict[str, float]]:
     """Each kind of defect against all good parts."""
-    kinds = np.array([item.defect for item in items])
+    kinds: AnyArray = np.array([item.defect for item in items])
     result = {}
     for kind in sorted(set(kinds) - {"good"}):
-        pair = (kinds == kind) | (kinds == "good")
+        pair = np.flatnonzero(np.isin(kinds, (kind, "good")))
         result[str(kind)] = {
             "image_auroc": image_auroc(kinds[pair] == kind, scores[pair]),
             "parts": float((kinds == kind).sum()),
@@ -189,13 +189,13 @@ def _sheet_rows(
     for index in chosen:
         labelled = frames[index]
         frame, item = labelled.frame, items[index]
-        depth = (depth_to_rgb(frame.depth_m()),) if frame.depth is not None else ()
+        depth = [depth_to_rgb(frame.depth_m())] if frame.depth is not None else []
         rgb = frame.rgb if frame.rgb is not None else depth[0]
         result = AnomalyResult(item.anomaly_map, item.score)
         rows.append(
             SheetRow(
                 rgb=rgb,
-                geometry=depth,
+                geometry=tuple(depth),
                 anomaly_map=item.anomaly_map,
                 gt_mask=item.gt_mask,
                 caption=f"{item.path}   score {item.score:.2f}",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from edge_ad.bundle import TrainingData
 from edge_ad.config import TrainConfig
 from edge_ad.errors import CheckpointError
-from edge_ad.models.checkpoint import CHECKPOINT, CheckpointRecord, read_checkpoint, write_checkpoint
+from edge_ad.models.checkpoint import CHECKPOINT, GOLDEN_PREFIX, CheckpointRecord, read_checkpoint, write_checkpoint
 from edge_ad.models.detector import Detector, DetectorConfig
 from edge_ad.models.layers import Features
 from edge_ad.models.weights import load_teacher
@@ -26,6 +26,7 @@ from edge_ad.training_data import (
     Category,
     Inputs,
     frames_digest,
+    golden_samples,
     good_frames,
     input_spec,
     learn_geometry,
@@ -174,7 +175,8 @@ class _Trainer:
             detector.head.learn(distances, region)
             scores = detector.head(distances, region)[1]
         record = self._record(finished=True, scores=tuple(float(score) for score in scores.double()))
-        write_checkpoint(self.path, record, detector.state_dict())
+        golden = {f"{GOLDEN_PREFIX}{name}": x for name, x in golden_samples(validation).items()}
+        write_checkpoint(self.path, record, {**detector.state_dict(), **golden})
         return record
 
     def resume(self) -> None:

@@ -78,13 +78,16 @@ def learn_geometry(
     """Finds the plane that parts lie on, if there is one, and the range of their depth or height."""
     if "depth" not in inputs:
         return GeometryStatistics()
+    some = frames[:: max(1, len(frames) // PLANE_FRAMES)][:PLANE_FRAMES]
+    depths = [spec.roi.crop(item.frame.depth_m()) for item in some]
+    reference_m = float(np.median(np.concatenate([depth[depth > 0] for depth in depths])))
     plane = None
     if spec.intrinsics is not None and config.background == "auto":
-        some = frames[:: max(1, len(frames) // PLANE_FRAMES)][:PLANE_FRAMES]
-        depths = [spec.roi.crop(item.frame.depth_m()) for item in some]
         plane = fit_plane(depths, spec.intrinsics.cropped(spec.roi), config.foreground_height_m)
-    preprocess = Preprocess(config, spec, GeometryStatistics(plane=plane), BACKBONES["resnet18"])
-    heights = []
+    preprocess = Preprocess(
+        config, spec, GeometryStatistics(plane=plane, reference_m=reference_m), BACKBONES["resnet18"]
+    )
+    heights: list[Tensor] = []
     for row in range(len(inputs["depth"])):
         height, part, _, mask = preprocess.height(inputs["depth"][row : row + 1])
         heights.append(height[part & (mask > 0.5)])
@@ -96,7 +99,7 @@ def learn_geometry(
             remedy="lower foreground_height_m, or set background to keep",
         )
     low, high = np.quantile(values.numpy(), [0.001, 0.999])
-    return GeometryStatistics(plane=plane, range_m=(float(low), float(max(high, low + 1e-4))))
+    return GeometryStatistics(plane=plane, range_m=(float(low), float(max(high, low + 1e-4))), reference_m=reference_m)
 
 
 def frames_digest(frames: Sequence[LabelledFrame]) -> str:
@@ -134,3 +137,17 @@ def stacked_inputs(frames: Sequence[LabelledFrame], spec: InputSpec, names: Sequ
     """
     feeds = [feeds_from_frame(item.frame, spec, names) for item in frames]
     return {name: torch.from_numpy(np.concatenate([feed[name] for feed in feeds])) for name in names}
+
+
+def golden_samples(validation: Inputs) -> Inputs:
+    """Three samples that every exported graph and engine must answer as PyTorch does.
+
+    Two good frames as they are, and one whose middle third is upside down, so that maps have a peak.
+    """
+    samples = {}
+    for name, x in validation.items():
+        height = x.shape[1]
+        broken = x[:1].clone()
+        broken[:, height // 3 : 2 * height // 3] = broken[:, height // 3 : 2 * height // 3].flip(1)
+        samples[name] = torch.cat([x[:1], x[-1:], broken])
+    return samples

@@ -280,4 +280,6 @@ def teacher_features(teacher: nn.Module, images: list[Tensor]) -> list[list[Tens
         For each of the M images its three feature maps.
     """
     features = teacher(torch.cat(images))
-    return [list(maps) for maps in zip(*(torch.chunk(level, len(images)) for level in features), strict=True)]
+    # Sliced by a computed size, not chunked: that keeps the batch free when the graph is exported.
+    count = images[0].shape[0]
+    return [[level[i * count : (i + 1) * count] for level in features] for i in range(len(images))]

@@ -24,6 +24,7 @@ from edge_ad.models.detector import Detector, DetectorConfig
 
 CHECKPOINT = "checkpoint.safetensors"
 SCHEMA_VERSION = 1
+GOLDEN_PREFIX = "golden."
 
 
 class CheckpointRecord(Settings):
@@ -123,7 +124,20 @@ def load_detector(path: Path) -> tuple[Detector, CheckpointRecord]:
         )
     detector = Detector(record.detector)
     try:
-        detector.load_state_dict(tensors)
+        detector.load_state_dict({name: x for name, x in tensors.items() if not name.startswith(GOLDEN_PREFIX)})
     except RuntimeError as error:
         raise CheckpointError(f"{path} does not fit its own settings", why=str(error), remedy="train again") from error
     return detector.eval(), record
+
+
+def read_golden(path: Path) -> dict[str, Tensor]:
+    """The golden inputs of a finished run by name, samples first.
+
+    Raises:
+        CheckpointError: as ``read_checkpoint``; or it holds none.
+    """
+    tensors = read_checkpoint(path)[1]
+    golden = {name.removeprefix(GOLDEN_PREFIX): x for name, x in tensors.items() if name.startswith(GOLDEN_PREFIX)}
+    if not golden:
+        raise CheckpointError(f"{checkpoint_path(path)} holds no golden samples", remedy="finish the training")
+    return golden

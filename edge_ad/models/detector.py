@@ -34,12 +34,13 @@ class FeatureScaling(nn.Module):
 
     def forward(self, features: list[Features]) -> list[Features]:
         """Per modality three maps → the same, each channel centred and scaled."""
+        return [self.one(modality, maps) for modality, maps in enumerate(features)]
+
+    def one(self, modality: int, maps: Features) -> Features:
+        """The three maps of one modality → the same, each channel centred and scaled."""
         return [
-            [
-                (x - self.get_buffer(f"mean_{m}_{level}")) / self.get_buffer(f"std_{m}_{level}")
-                for level, x in enumerate(maps)
-            ]
-            for m, maps in enumerate(features)
+            (x - self.get_buffer(f"mean_{modality}_{level}")) / self.get_buffer(f"std_{modality}_{level}")
+            for level, x in enumerate(maps)
         ]
 
     def learn(self, features: list[Features]) -> None:

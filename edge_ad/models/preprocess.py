@@ -26,10 +26,13 @@ class GeometryStatistics(Settings):
         plane: (α, β, γ) with 1/z = α·(u−cx)/fx + β·(v−cy)/fy + γ on the plane the part lies on, in
             1/m; None where the frames show none.
         range_m: (low, high) of the part's depth, or of its height above the plane.
+        reference_m: a typical depth. Inverse depth is kept relative to it, as its small differences
+            would drown in the rounding of its large value.
     """
 
     plane: tuple[float, float, float] | None = None
     range_m: tuple[float, float] = Field(default=(0.0, 1.0))
+    reference_m: float = Field(default=1.0, gt=0)
 
 
 class Preprocess(nn.Module):
@@ -131,7 +134,7 @@ class Preprocess(nn.Module):
         return F.interpolate(x, size=(self.size, self.size), mode="bilinear", align_corners=False)
 
     def _inverse_depth(self, depth: Tensor) -> tuple[Tensor, Tensor]:
-        """Camera depth → inverse depth in 1/m and the share of valid samples, both (N, 1, S, S).
+        """Camera depth → 1/z − 1/reference in 1/m and the share of valid samples, both (N, 1, S, S).
 
         On a plane 1/z is linear in the pixel, so averaging it adds no bias at any tilt; dividing the
         resized values by the resized mask leaves holes out of the average (normalised convolution).
@@ -143,7 +146,8 @@ class Preprocess(nn.Module):
             metres = depth
         metres = metres.unsqueeze(1)
         valid = (metres > 0) & (metres < 1e4)
-        inverse = torch.where(valid, 1 / torch.where(valid, metres, torch.ones_like(metres)), torch.zeros_like(metres))
+        inverse = 1 / torch.where(valid, metres, torch.ones_like(metres)) - 1 / self.statistics.reference_m
+        inverse = torch.where(valid, inverse, torch.zeros_like(metres))
         mask = self._resize(valid.float())
         return self._resize(inverse) / mask.clamp_min(1e-6), mask
 
@@ -171,10 +175,11 @@ class Preprocess(nn.Module):
 
         Returns:
             Each (N, 1, S, S): metres above the plane (without one: metres from the camera), True on the
-            part, inverse depth without holes, share of valid samples.
+            part, 1/z − 1/reference without holes, share of valid samples.
         """
         inverse, mask = self._inverse_depth(depth)
-        filled = self._fill(inverse, mask).clamp_min(1e-6)
+        relative = self._fill(inverse, mask)
+        filled = (relative + 1 / self.statistics.reference_m).clamp_min(1e-6)
         # A pixel without a return whose surroundings are mostly there is a hole in the part.
         reach = 2**self.config.hole_levels + 1
         part = (mask > 0.5) | (_box_mean(mask, reach) > 0.5)
@@ -185,30 +190,30 @@ class Preprocess(nn.Module):
             height = (1 - on_plane / filled) / math.sqrt(alpha**2 + beta**2 + gamma**2)
             if self.config.background == "auto":
                 part = part & (height > self.config.foreground_height_m)
-        return height, part, filled, mask
+        return height, part, relative, mask
 
     def _geometry(self, depth: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Depth (or height above the plane) and normals as images in [0, 1], and the part's mask."""
-        height, part, filled, mask = self.height(depth)
+        height, part, relative, mask = self.height(depth)
         images = {}
         if "depth" in self.config.modalities:
             low, high = self.statistics.range_m
             scaled = 0.1 + 0.8 * ((height - low) / (high - low)).clamp(0, 1)
             images["depth"] = torch.where(part, scaled, torch.zeros_like(scaled)).expand(-1, 3, -1, -1)
         if "normals" in self.config.modalities and self.config.normals_source == "depth":
-            images["normals"] = self._normals(filled, mask, part)
+            images["normals"] = self._normals(relative, mask, part)
         return images, part
 
-    def _normals(self, filled: Tensor, mask: Tensor, part: Tensor) -> Tensor:
+    def _normals(self, relative: Tensor, mask: Tensor, part: Tensor) -> Tensor:
         """Unit normals from the gradient of inverse depth, as images: flat and background (½, ½, 1).
 
         With q = 1/z and rays r = (x/z, y/z): n ∝ (∂q/∂r_x, ∂q/∂r_y, q − r·∂q/∂r).
         """
         box = self.config.normals_box_px
         weight = mask + 1e-3
-        smooth = _box_mean(filled * weight, box) / _box_mean(weight, box)
+        smooth = _box_mean(relative * weight, box) / _box_mean(weight, box)
         gradient = F.conv2d(F.pad(smooth, (1, 1, 1, 1), mode="replicate"), self.sobel) * self.focal
-        along = smooth - (self.rays * gradient).sum(1, keepdim=True)
+        along = smooth + 1 / self.statistics.reference_m - (self.rays * gradient).sum(1, keepdim=True)
         length = torch.sqrt((gradient * gradient).sum(1, keepdim=True) + along * along).clamp_min(1e-9)
         normals = torch.cat([-gradient, along], 1) / length
         return torch.where(part, normals, self.flat) * 0.5 + 0.5

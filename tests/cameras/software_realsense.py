@@ -21,6 +21,7 @@ HEIGHT_PX, WIDTH_PX, FPS = 120, 160, 30
 PERIOD_MS = 1000 / FPS
 DEPTH_UNIT_M = 0.0001
 SERIAL = "SOFT0001"
+Images = Callable[[int], tuple[AnyArray, AnyArray]]
 CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "yuyv": 2, "y8": 1}
 
 
@@ -108,7 +109,7 @@ class SoftwareRealSense:
             sensor.on_video_frame(frame)
 
     @contextmanager
-    def sending(self, images: Callable[[int], tuple[AnyArray, AnyArray]]) -> Iterator[None]:
+    def sending(self, images: Images) -> Iterator[None]:
         """Sends ``images(1)``, ``images(2)``, … from a thread, some 200 a second."""
         done = threading.Event()
 
@@ -127,8 +128,10 @@ class SoftwareRealSense:
             done.set()
             thread.join()
 
-    def record(self, path: Path, frames: int, *, duration_s: float = 1.0, streams: str = "depth color") -> Path:
-        """Writes frames 1 … ``frames`` to a ``.db3`` file, spread over ``duration_s`` of its own clock."""
+    def record(
+        self, path: Path, frames: int, *, images: Images | None = None, streams: str = "depth color"
+    ) -> Path:
+        """Writes frames 1 … ``frames`` to a ``.db3`` file that lasts as long as they took."""
         self.plug_into(rs.context())
         recorder = rs.recorder(str(path), self.device, True)
         queue = rs.frame_queue(2 * frames)
@@ -137,12 +140,13 @@ class SoftwareRealSense:
             sensor.open(sensor.get_stream_profiles())
             sensor.start(queue)
         for number in range(1, frames + 1):
-            self.push(number, streams=streams)
+            depth, color = (None, None) if images is None else images(number)
+            self.push(number, depth=depth, color=color, streams=streams)
         for sensor in sensors:
             sensor.stop()
             sensor.close()
         del recorder, sensors, sensor
-        _space_out(path, duration_s)
+        _space_out(path, duration_s=frames / FPS)
         return path
 
 
