@@ -1,0 +1,100 @@
+"""``edge-ad train``: good captures to a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edge_ad.cli.console import notes, print_json, progress_bar
+from edge_ad.config import PreprocessConfig, RoiConfig, TrainConfig, read_toml, validated
+from edge_ad.data import open_dataset
+from edge_ad.errors import ConfigError
+from edge_ad.extras import require
+
+
+def command(
+    data: Annotated[Path, typer.Argument(help="Data set: MVTec 3D-AD, Eyecandies, or what 'edge-ad capture' wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the run.")],
+    category: Annotated[str | None, typer.Option(help="Folder of DATA, where it holds several products.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings; the options here go before it.")] = None,
+    model: Annotated[str | None, typer.Option(help="crd: two modalities that watch each other. rd: one.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="The frozen teacher, e.g. efficientnet_lite0, resnet18.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Teacher weights; by default the published ones.")] = None,
+    modalities: Annotated[str | None, typer.Option(help="rgb, depth, normals: two for crd, one for rd.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Frames a step.")] = None,
+    roi: Annotated[str | None, typer.Option(help="Part of the frame to inspect: X,Y,WIDTH,HEIGHT in pixels.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights and order.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run left off.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Learns what good parts look like.
+
+    Reads the train and validation frames (good parts only) and writes OUTPUT/checkpoint.safetensors.
+    A run that is stopped, even by a power cut, goes on with --resume.
+
+    Example: edge-ad train captures/lid --output runs/lid --modalities rgb,normals
+    """
+    require("torch", extra="train")
+    from edge_ad.training import Progress, train
+
+    options = {"model": model, "backbone": backbone, "steps": steps, "batch_size": batch_size, "seed": seed}
+    settings = train_config(config, options, modalities, roi)
+    dataset = open_dataset(data, category=category)
+    with progress_bar("reading frames") as bar:
+        task = bar.task_ids[0]
+
+        def show(progress: Progress) -> None:
+            left = f"{progress.seconds_left:.0f} s left" if progress.step else ""
+            losses = " ".join(f"{loss:.3f}" for loss in progress.losses)
+            remark = f"loss {losses}   {left}" if losses else left
+            bar.update(task, description=progress.stage, completed=progress.step, total=progress.steps, remark=remark)
+
+        record = train(dataset, settings, output, weights_path=weights, resume=resume, progress=show)
+    scores = record.validation_scores
+    if json_output:
+        print_json({"run": str(output), "steps": record.step, "validation_scores": list(scores)})
+        return
+    notes.print(
+        f"[green]trained[/] {settings.model} on {record.data.train_frames} good frames of {record.data.category}: "
+        f"{output}\n  scores of {len(scores)} good validation frames: {min(scores):.2f} to {max(scores):.2f}"
+    )
+    notes.print(
+        f"  next: [bold]edge-ad evaluate {output} {data}[/] or [bold]edge-ad export {output}[/]", soft_wrap=True
+    )
+
+
+def train_config(
+    path: Path | None, options: dict[str, Any], modalities: str | None = None, roi: str | None = None
+) -> TrainConfig:
+    """Settings from a TOML file with the command's options on top.
+
+    Raises:
+        ConfigError: a setting is unknown or out of range.
+    """
+    values = read_toml(path) if path is not None else {}
+    values |= {name: value for name, value in options.items() if value is not None}
+    if modalities is not None:
+        values["preprocess"] = {**values.get("preprocess", {}), "modalities": modalities.split(",")}
+    if roi is not None:
+        values["roi"] = parsed_roi(roi)
+    if values.get("model") == "rd" and "modalities" not in values.get("preprocess", {}):
+        values["preprocess"] = {**values.get("preprocess", {}), "modalities": ["rgb"]}
+    source = str(path) if path is not None else "the training settings"
+    values["preprocess"] = validated(PreprocessConfig, values.get("preprocess", {}), source)
+    return validated(TrainConfig, values, source)
+
+
+def parsed_roi(text: str) -> RoiConfig:
+    """``X,Y,WIDTH,HEIGHT`` as a rectangle.
+
+    Raises:
+        ConfigError: it is not four whole numbers, or the rectangle is too small.
+    """
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
+        raise ConfigError(f"ROI {text!r} is not X,Y,WIDTH,HEIGHT", remedy="write, for example, --roi 100,40,512,512")
+    names = ("x_px", "y_px", "width_px", "height_px")
+    return validated(RoiConfig, dict(zip(names, map(int, parts), strict=True)), f"ROI {text}")
