@@ -71,7 +71,7 @@ class PreprocessConfig(Settings):
         foreground_height_m: what stands this far above that plane is the part.
     """
 
-    modalities: tuple[Literal["rgb", "depth", "normals"], ...] = ("rgb", "normals")
+    modalities: tuple[Literal["rgb", "depth", "normals"], ...] = ("rgb", "depth")
     image_size_px: int = Field(default=256, ge=64, le=1024, multiple_of=32)
     normals_box_px: int = Field(default=9, ge=1, le=31)
     normals_source: Literal["depth", "frame"] = "depth"
@@ -135,7 +135,7 @@ class TrainConfig(Settings):
     backbone: str = "efficientnet_lite0"
     preprocess: PreprocessConfig = PreprocessConfig()
     roi: RoiConfig | None = None
-    steps: int = Field(default=200, ge=1, le=1_000_000)
+    steps: int = Field(default=160, ge=1, le=1_000_000)
     batch_size: int = Field(default=8, ge=2, le=256)
     learning_rate: float = Field(default=5e-3, gt=0, le=1)
     betas: tuple[float, float] = (0.5, 0.999)

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
 from edge_ad.errors import DataError
+from edge_ad.feeds import map_on_frame
 from edge_ad.metrics import average_precision, f1_max, image_auroc, partial_area, pixel_auroc, pro_curve
 from edge_ad.scoring import judge
-from edge_ad.types import AnomalyResult, AnyArray, BoolArray, Float32Array, Frame, LabelledFrame, UInt8Array
+from edge_ad.types import AnomalyResult, AnyArray, BoolArray, Float32Array, Frame, LabelledFrame, Roi, UInt8Array
 from edge_ad.visualization import SheetRow, contact_sheet, depth_to_rgb
 
 Predict = Callable[[Frame], AnomalyResult]
@@ -68,6 +68,7 @@ def evaluate(
     frames: Sequence[LabelledFrame],
     threshold: float,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    roi: Roi | None = None,
 ) -> Evaluation:
     """Judges every frame of a test split.
 
@@ -76,13 +77,14 @@ def evaluate(
         frames: good and defective parts; read one at a time.
         threshold: a score above it is a reject.
         progress: called with the frames done and all.
+        roi: where in the frames the modalities' maps are; None for all of them.
 
     Raises:
         DataError: a frame cannot be read or does not fit the model, or one of the two classes is missing.
     """
     items: list[_Judged] = []
     for index, item in enumerate(frames):
-        items.append(_Judged.of(item, predict(item.frame)))
+        items.append(_Judged.of(item, predict(item.frame), roi))
         progress(index + 1, len(frames))
     labels = np.array([item.is_anomalous for item in items])
     if not labels.any() or labels.all():
@@ -130,13 +132,11 @@ class _Judged:
     modality_maps: dict[str, Float32Array]
 
     @classmethod
-    def of(cls, item: LabelledFrame, result: AnomalyResult) -> _Judged:
+    def of(cls, item: LabelledFrame, result: AnomalyResult, roi: Roi | None) -> _Judged:
         height, width = item.frame.size_px
         mask = item.gt_mask if item.gt_mask is not None or item.is_anomalous else np.zeros((height, width), bool)
-        maps = {
-            name: np.asarray(cv2.resize(array, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
-            for name, array in result.modality_maps.items()
-        }
+        place = roi or Roi(0, 0, width, height)
+        maps = {name: map_on_frame(array, place, (height, width)) for name, array in result.modality_maps.items()}
         path = f"{item.defect}/{item.path.stem}"
         return cls(path, item.defect, item.is_anomalous, mask, result.score, result.anomaly_map, maps)
 

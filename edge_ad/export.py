@@ -222,8 +222,10 @@ def export_bundle(
         BundleError: a graph does not give PyTorch's answers.
         OutputError: the bundle cannot be written, or the directory holds something else.
     """
-    if directory.exists() and not (directory / MANIFEST).is_file() and any(directory.iterdir()):
-        raise OutputError(f"{directory} is not a bundle", why="it holds other files", remedy="name another --output")
+    if directory.is_file() or (
+        directory.is_dir() and not (directory / MANIFEST).is_file() and any(directory.iterdir())
+    ):
+        raise OutputError(f"{directory} is not a bundle", why="something else is there", remedy="name another --output")
     detector, record = load_detector(checkpoint)
     golden = read_golden(checkpoint)
     arrays = tuple(golden[name] for name in detector.input_names)

@@ -1,14 +1,15 @@
-"""From a camera's frame to the arrays that a graph takes; a uint16 depth image is not copied."""
+"""From a camera's frame to the arrays that a graph takes, and from its map back to the frame."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 
 from edge_ad.bundle import InputSpec
 from edge_ad.errors import DataError
-from edge_ad.types import AnyArray, Frame, Intrinsics
+from edge_ad.types import AnyArray, Float32Array, Frame, Intrinsics, Roi
 
 FOCAL_TOLERANCE = 0.05
 """Share by which a camera's focal length may differ from the training camera's."""
@@ -24,7 +25,8 @@ def feeds_from_frame(frame: Frame, spec: InputSpec, names: Sequence[str]) -> dic
 
     Returns:
         ``rgb`` and ``normals`` uint8 (1, H, W, 3); ``depth`` float32 (1, H, W) in metres, or uint8
-        (1, H, W, 2), the low and high byte of the uint16 image in units of ``spec.depth_unit_m``.
+        (1, H, W, 2), the low and high byte of the uint16 image in units of ``spec.depth_unit_m``, which
+        is not copied where it can be helped.
 
     Raises:
         DataError: the frame lacks an image, has another size than the training frames, comes from a
@@ -52,15 +54,29 @@ def feeds_from_frame(frame: Frame, spec: InputSpec, names: Sequence[str]) -> dic
     return feeds
 
 
+def map_on_frame(network_map: Float32Array, roi: Roi, frame_size_px: tuple[int, int]) -> Float32Array:
+    """Puts a map at the network's size (h, w) where its pixels are in the frame.
+
+    Returns:
+        float32 (H, W); what is outside the ROI gets the map's lowest value.
+    """
+    resized = cv2.resize(network_map, (roi.width_px, roi.height_px), interpolation=cv2.INTER_LINEAR)
+    if (roi.height_px, roi.width_px) == frame_size_px:
+        return np.asarray(resized, np.float32)
+    full = np.full(frame_size_px, resized.min(), np.float32)
+    roi.crop(full)[:] = resized
+    return full
+
+
 def _depth(frame: Frame, crop: AnyArray, spec: InputSpec) -> AnyArray:
-    if not np.any(crop > 0):
+    if not np.any((crop > 0) & np.isfinite(crop)):
         raise DataError(
             f"frame {frame.source or frame.sequence} has no valid depth",
-            why="every pixel of it is 0 or NaN",
+            why="every pixel of it is 0, NaN or infinite",
             remedy="check the sensor's range, its emitter and its lens",
         )
     if spec.depth == "float32_m":
-        metres = crop.astype(np.float32)
+        metres = np.ascontiguousarray(crop, np.float32)
         return metres * np.float32(frame.depth_unit_m) if frame.depth_unit_m != 1 else metres
     if crop.dtype != np.uint16 or frame.depth_unit_m != spec.depth_unit_m:
         units = np.nan_to_num(crop.astype(np.float64), nan=0, posinf=0, neginf=0) * (

@@ -6,16 +6,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from edge_ad.backends.onnxruntime import OnnxRuntimeBackend
 from edge_ad.bundle import MANIFEST, MODEL, InputSpec, Thresholds, read_bundle
 from edge_ad.engine import ENGINE, load_engine
 from edge_ad.errors import BundleError, DataError
 from edge_ad.extras import require
-from edge_ad.feeds import feeds_from_frame
-from edge_ad.types import AnomalyResult, Backend, Float32Array, Frame
+from edge_ad.feeds import feeds_from_frame, map_on_frame
+from edge_ad.types import AnomalyResult, Backend, Frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,7 @@ class Predictor:
         fed = time.perf_counter_ns()
         outputs = self.backend.run(feeds)
         ran = time.perf_counter_ns()
-        anomaly_map = self._on_frame(outputs["anomaly_map"][0])
+        anomaly_map = map_on_frame(outputs["anomaly_map"][0], self.spec.roi, self.spec.frame_size_px)
         placed = time.perf_counter_ns()
         return AnomalyResult(
             anomaly_map=anomaly_map,
@@ -79,16 +76,6 @@ class Predictor:
                 remedy="export it again",
             )
         return mode.value
-
-    def _on_frame(self, anomaly_map: Float32Array) -> Float32Array:
-        """The network's map at the frame's size; what is outside the ROI gets its lowest value."""
-        roi, (height, width) = self.spec.roi, self.spec.frame_size_px
-        resized = cv2.resize(anomaly_map, (roi.width_px, roi.height_px), interpolation=cv2.INTER_LINEAR)
-        if (roi.width_px, roi.height_px) == (width, height):
-            return np.asarray(resized, np.float32)
-        full = np.full((height, width), resized.min(), np.float32)
-        roi.crop(full)[:] = resized
-        return full
 
     def close(self) -> None:
         """Frees the backend."""

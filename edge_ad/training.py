@@ -92,10 +92,11 @@ def train(
     inputs, validation = (stacked_inputs(frames, spec, names) for frames in (train_frames, validation_frames))
     geometry = learn_geometry(train_frames, inputs, spec, config.preprocess)
     torch.manual_seed(config.seed)
+    teacher = load_teacher(config.backbone, weights_path)
     detector_config = DetectorConfig(
         model=config.model, backbone=config.backbone, preprocess=config.preprocess, input=spec, geometry=geometry
     )
-    detector = Detector(detector_config, load_teacher(config.backbone, weights_path))
+    detector = Detector(detector_config, teacher)
     trainer = _Trainer(detector, config, data, path, progress)
     trainer.learn_statistics(inputs)
     if path.exists():
@@ -126,7 +127,7 @@ class _Trainer:
     def learn_statistics(self, inputs: Inputs) -> None:
         """Where parts are, and each feature channel's mean and standard deviation."""
         if "depth" in inputs:
-            self.detector.preprocess.learn_occupancy(inputs["depth"].to(self.device))
+            self.detector.preprocess.learn_occupancy(inputs["depth"])
         self.cache: list[Features] | None = None
         count = len(next(iter(inputs.values())))
         one = self._features(inputs, slice(0, 1))
@@ -197,16 +198,17 @@ class _Trainer:
                     remedy="name another --output",
                 )
         self.step, self.finished = record.step, record.finished
+        if self.finished:
+            return
         state = {name.removeprefix("detector."): x for name, x in tensors.items() if not name.startswith("adam.")}
         self.detector.load_state_dict(state)
-        if not record.finished:
-            for index, parameter in enumerate(self.detector.students.parameters()):
-                self.optimizer.state[parameter] = {
-                    key: tensors[f"adam.{index}.{key}"].to(parameter.device)
-                    if key != "step"
-                    else tensors[f"adam.{index}.{key}"]
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                }
+        for index, parameter in enumerate(self.detector.students.parameters()):
+            self.optimizer.state[parameter] = {
+                key: tensors[f"adam.{index}.{key}"].to(parameter.device)
+                if key != "step"
+                else tensors[f"adam.{index}.{key}"]
+                for key in ("step", "exp_avg", "exp_avg_sq")
+            }
 
     def _update(self, inputs: Inputs, rows: Tensor) -> tuple[float, ...]:
         """One optimiser step on the frames ``rows``; returns each student's loss."""

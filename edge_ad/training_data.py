@@ -17,12 +17,15 @@ from edge_ad.feeds import feeds_from_frame
 from edge_ad.geometry import fit_plane
 from edge_ad.models.backbones import BACKBONES
 from edge_ad.models.preprocess import GeometryStatistics, Preprocess
+from edge_ad.scoring import MIN_SCORES
 from edge_ad.types import Intrinsics, LabelledFrame, Roi
 
 Inputs = dict[str, Tensor]
 """The graph's inputs by name, frames first, see ``edge_ad.feeds``."""
 
 PLANE_FRAMES = 16
+MIN_FRAMES = {"train": 2, "validation": MIN_SCORES}
+"""Good frames without which a split is of no use: BatchNorm needs a batch, the threshold its scores."""
 
 
 class Category(Protocol):
@@ -117,13 +120,13 @@ def good_frames(dataset: Category, split: str) -> list[LabelledFrame]:
     """The good frames of a split, read into memory.
 
     Raises:
-        DataError: there are fewer than two.
+        DataError: there are fewer than ``MIN_FRAMES``.
     """
     frames = [item for item in dataset.frames(split) if not item.is_anomalous]
-    if len(frames) < 2:
+    if len(frames) < MIN_FRAMES[split]:
         raise DataError(
             f"{dataset.category} has {len(frames)} good {split} frames",
-            why="at least 2 are needed",
+            why=f"at least {MIN_FRAMES[split]} are needed",
             remedy="capture more",
         )
     return frames

@@ -41,7 +41,7 @@ def command(
     output: Annotated[Path, typer.Option("--output", "-o", help="New directory for all that it makes.")] = Path(
         "runs/demo"
     ),
-    steps: Annotated[int, typer.Option(help="Training steps.", min=10)] = 200,
+    steps: Annotated[int, typer.Option(help="Training steps.", min=10)] = 160,
     frames: Annotated[int, typer.Option(help="Live frames to inspect.", min=10)] = 100,
     fps: Annotated[int, typer.Option(help="Of the synthetic camera.", min=1, max=120)] = 15,
 ) -> None:
@@ -123,7 +123,7 @@ def _evaluate(clock: _Clock, run_dir: Path, data: Path, output: Path) -> None:
         evaluation = evaluate(predictor, open_dataset(data).frames("test"), predictor.threshold, advance)
     write_png(output / "contact_sheet.png", evaluation.sheet("Synthetic housing: what the model sees"))
     write_bytes(run_dir / "evaluation.json", json.dumps(evaluation.report(), indent=1).encode())
-    print_evaluation(evaluation, "synthetic housing, RGB + normals")
+    print_evaluation(evaluation, f"synthetic housing, {predictor.description}")
 
 
 def _export(clock: _Clock, run_dir: Path, bundle_dir: Path) -> None:

@@ -35,7 +35,7 @@ def command(
     Reads the train and validation frames (good parts only) and writes OUTPUT/checkpoint.safetensors.
     A run that is stopped, even by a power cut, goes on with --resume.
 
-    Example: edge-ad train captures/lid --output runs/lid --modalities rgb,normals
+    Example: edge-ad train captures/lid --output runs/lid --modalities rgb,depth
     """
     require("torch", extra="train")
     from edge_ad.training import Progress, train

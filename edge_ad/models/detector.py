@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+from pydantic import field_validator
 from torch import Tensor, nn
 
 from edge_ad.bundle import InputSpec
@@ -55,12 +58,19 @@ class FeatureScaling(nn.Module):
 class DetectorConfig(Settings):
     """Everything that decides a detector's graph, apart from its weights."""
 
-    model: str = "crd"
+    model: Literal["crd", "rd"] = "crd"
     backbone: str = "efficientnet_lite0"
     preprocess: PreprocessConfig = PreprocessConfig()
     input: InputSpec
     geometry: GeometryStatistics = GeometryStatistics()
     head: HeadConfig = HeadConfig()
+
+    @field_validator("backbone")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in BACKBONES:
+            raise ValueError(f"choose one of {', '.join(BACKBONES)}")
+        return value
 
 
 class Detector(nn.Module):

@@ -18,6 +18,9 @@ from edge_ad.bundle import InputSpec
 from edge_ad.config import PreprocessConfig, Settings
 from edge_ad.models.backbones import BackboneSpec
 
+NEAREST_M, FARTHEST_M = 1e-3, 1e4
+"""Depth outside counts as no return: no camera measures it, and the inverse of a denormal number is infinite."""
+
 
 class GeometryStatistics(Settings):
     """What the preprocessing learned from the training frames' depth.
@@ -116,8 +119,10 @@ class Preprocess(nn.Module):
 
     def learn_occupancy(self, depth: Tensor) -> None:
         """Learns where parts use to be from the ``depth`` input (N, …) of training frames."""
-        parts = self._geometry(depth)[1].float().mean(0, keepdim=True)
-        self.occupancy.copy_(parts > 0.5)
+        seen = torch.zeros_like(self.occupancy)
+        for row in range(len(depth)):
+            seen += self._geometry(depth[row : row + 1].to(seen.device))[1].float()
+        self.occupancy.copy_(seen > len(depth) / 2)
 
     def _colour(self, image: Tensor) -> Tensor:
         """uint8 (N, H, W, 3) → (N, 3, S, S) in [0, 1]. TensorRT wants the cast before the transpose."""
@@ -145,7 +150,7 @@ class Preprocess(nn.Module):
         else:
             metres = depth
         metres = metres.unsqueeze(1)
-        valid = (metres > 0) & (metres < 1e4)
+        valid = (metres > NEAREST_M) & (metres < FARTHEST_M)
         inverse = 1 / torch.where(valid, metres, torch.ones_like(metres)) - 1 / self.statistics.reference_m
         inverse = torch.where(valid, inverse, torch.zeros_like(metres))
         mask = self._resize(valid.float())

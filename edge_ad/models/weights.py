@@ -185,7 +185,7 @@ def _timm_names(state: dict[str, Tensor], network: EfficientNetLite) -> dict[str
         elif (index := int(match[1])) < len(places):
             parts = _LITE_PARTS if index else _LITE_FIRST_PARTS
             stage, block = places[index]
-            renamed[f"blocks.{stage}.{block}.{parts[match[2]]}.{match[3]}"] = value
+            renamed[f"blocks.{stage}.{block}.{parts.get(match[2], match[2])}.{match[3]}"] = value
     return renamed
 
 

@@ -8,5 +8,5 @@ from tests.factories import make_bundle
 
 
 @pytest.fixture(scope="session")
-def bundle_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sample_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bundle(tmp_path_factory.mktemp("bundle")).directory

@@ -42,9 +42,9 @@ def test_weights_are_stored_once(half: onnx.ModelProto) -> None:
     assert {"zero", "zero__half"} <= set(weights), "a constant read on both sides has both types"
 
 
-def test_answers_stay_near_those_of_float32(half: onnx.ModelProto, bundle_directory: Path) -> None:
+def test_answers_stay_near_those_of_float32(half: onnx.ModelProto, sample_bundle: Path) -> None:
     backend = OnnxRuntimeBackend(half.SerializeToString())
-    difference = check_golden(backend, bundle_directory / "golden.safetensors", "fp16")
+    difference = check_golden(backend, sample_bundle / "golden.safetensors", "fp16")
     assert 1e-5 < difference < 0.05
 
 

@@ -17,13 +17,13 @@ Feeds = dict[str, AnyArray]
 
 
 @pytest.fixture(scope="module")
-def backend(bundle_directory: Path) -> OnnxRuntimeBackend:
-    return OnnxRuntimeBackend(bundle_directory / "model.onnx")
+def backend(sample_bundle: Path) -> OnnxRuntimeBackend:
+    return OnnxRuntimeBackend(sample_bundle / "model.onnx")
 
 
 @pytest.mark.parametrize("max_batch", [1, 2, 8])
-def test_gives_the_golden_answers(backend: Backend, bundle_directory: Path, max_batch: int) -> None:
-    assert check_golden(backend, bundle_directory / "golden.safetensors", "fp32", max_batch) < 1e-4
+def test_gives_the_golden_answers(backend: Backend, sample_bundle: Path, max_batch: int) -> None:
+    assert check_golden(backend, sample_bundle / "golden.safetensors", "fp32", max_batch) < 1e-4
 
 
 def test_describes_inputs_and_outputs(backend: Backend) -> None:
@@ -38,8 +38,8 @@ def test_describes_inputs_and_outputs(backend: Backend) -> None:
     )
 
 
-def test_reads_a_file_and_its_content_alike(backend: Backend, bundle_directory: Path) -> None:
-    content = (bundle_directory / "model.onnx").read_bytes()
+def test_reads_a_file_and_its_content_alike(backend: Backend, sample_bundle: Path) -> None:
+    content = (sample_bundle / "model.onnx").read_bytes()
     feeds = make_feeds(3)
     from_bytes = OnnxRuntimeBackend(content).run(feeds)
     for name, array in backend.run(feeds).items():
@@ -78,9 +78,9 @@ def test_wrong_feeds_are_named(backend: Backend, change: Callable[[Feeds], Feeds
         pytest.param(lambda content: b"not a model" * 20, id="garbage"),
     ],
 )
-def test_a_damaged_model_is_named(bundle_directory: Path, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_model_is_named(sample_bundle: Path, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     path = tmp_path / "broken.onnx"
-    path.write_bytes(damage((bundle_directory / "model.onnx").read_bytes()))
+    path.write_bytes(damage((sample_bundle / "model.onnx").read_bytes()))
     with pytest.raises(EngineError, match="broken.onnx cannot be loaded"):
         OnnxRuntimeBackend(path)
 

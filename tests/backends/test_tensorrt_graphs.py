@@ -29,8 +29,8 @@ def builder() -> ModuleType:
 
 @pytest.mark.parametrize("max_batch", [1, 4])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_every_graph_builds(bundle_directory: Path, precision: Precision, max_batch: int) -> None:
-    graphs = sorted(bundle_directory.glob("*.onnx"))
+def test_every_graph_builds(sample_bundle: Path, precision: Precision, max_batch: int) -> None:
+    graphs = sorted(sample_bundle.glob("*.onnx"))
     refused = {}
     for path in graphs:
         try:
@@ -41,31 +41,31 @@ def test_every_graph_builds(bundle_directory: Path, precision: Precision, max_ba
     assert refused == {}
 
 
-def test_half_precision_makes_a_smaller_plan(bundle_directory: Path) -> None:
-    model = (bundle_directory / "model.onnx").read_bytes()
+def test_half_precision_makes_a_smaller_plan(sample_bundle: Path) -> None:
+    model = (sample_bundle / "model.onnx").read_bytes()
     full, half = (plan_from_onnx(model, source="model.onnx", precision=precision) for precision in ("fp32", "fp16"))
     assert len(half) < len(full)
 
 
-def test_float32_is_not_tf32(builder: ModuleType, bundle_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_is_not_tf32(builder: ModuleType, sample_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configs: list[Any] = []
     monkeypatch.setattr(build, "_built", lambda trt, builder, network, config, *rest: configs.append(config))
-    plan_from_onnx((bundle_directory / "model.onnx").read_bytes(), source="model.onnx", precision="fp32")
+    plan_from_onnx((sample_bundle / "model.onnx").read_bytes(), source="model.onnx", precision="fp32")
     assert not configs[0].get_flag(builder.BuilderFlag.TF32)
 
 
-def test_progress_is_told(bundle_directory: Path) -> None:
+def test_progress_is_told(sample_bundle: Path) -> None:
     told: list[str] = []
-    model = (bundle_directory / "model.onnx").read_bytes()
+    model = (sample_bundle / "model.onnx").read_bytes()
     plan_from_onnx(model, source="model.onnx", precision="fp32", progress=told.append)
     assert any("Building engine" in message for message in told)
 
 
-def test_a_failure_while_telling_progress_ends_the_build(bundle_directory: Path) -> None:
+def test_a_failure_while_telling_progress_ends_the_build(sample_bundle: Path) -> None:
     def interrupt(message: str) -> None:
         raise KeyboardInterrupt
 
-    model = (bundle_directory / "model.onnx").read_bytes()
+    model = (sample_bundle / "model.onnx").read_bytes()
     with pytest.raises(KeyboardInterrupt):
         plan_from_onnx(model, source="model.onnx", precision="fp32", progress=interrupt)
 

@@ -1,0 +1,127 @@
+"""What this box has, asked in a process of its own: a driver that hangs or crashes takes nothing with it.
+
+    python -m edge_ad.probes realsense      prints what it finds as one line of JSON
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from edge_ad import errors
+from edge_ad.backends import backend_class
+from edge_ad.errors import EdgeAdError
+from edge_ad.extras import require
+
+TIMEOUT_S = 20.0
+"""A healthy probe takes a second or two on a slow box; librealsense itself gives up after 15 s."""
+
+
+def probe(name: str, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
+    """Runs one of `PROBES` in a new process.
+
+    Args:
+        name: of the probe.
+        timeout_s: after so long the process is killed.
+
+    Returns:
+        What the probe returned.
+
+    Raises:
+        EdgeAdError: of the class that the probe raised; or of this one, if it hung or crashed.
+    """
+    again = f"see what it says by itself: {sys.executable} -m edge_ad.probes {name}"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "edge_ad.probes", name],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EdgeAdError(
+            f"looking for {name} hung", why=f"it took more than {timeout_s:g} s", remedy=again
+        ) from error
+    # Drivers print things of their own too.
+    answers = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode != 0 or not answers:
+        raise EdgeAdError(f"looking for {name} crashed", why=_cause(done), remedy=again)
+    answer: dict[str, Any] = json.loads(answers[-1])
+    if "error" in answer:
+        kind: type[EdgeAdError] = getattr(errors, answer["error"])
+        raise kind(answer["what"], why=answer["why"], remedy=answer["remedy"])
+    return answer
+
+
+def _cause(done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode < 0:
+        return f"it was ended by signal {-done.returncode}, {signal.strsignal(-done.returncode)}"
+    last = done.stderr.strip().splitlines()[-1:] or [""]
+    return last[0] or f"it answered nothing, exit code {done.returncode}"
+
+
+def _onnxruntime() -> dict[str, Any]:
+    runtime = require("onnxruntime", extra="", remedy="pip install --force-reinstall onnxruntime")
+    return {"version": runtime.__version__, "providers": runtime.get_available_providers()}
+
+
+def _nvidia() -> dict[str, Any]:
+    """Driver and GPU; the name and the rest only where TensorRT is there to ask for them."""
+    from edge_ad.backends.tensorrt import loader
+
+    loader.require_driver()
+    try:
+        return asdict(backend_class("tensorrt").box_facts())
+    except errors.MissingExtraError:
+        return {"gpu": ""}
+
+
+def _gpu_memory() -> dict[str, Any]:
+    """The package through which arrays reach the GPU; needs the driver."""
+    from edge_ad.backends.tensorrt.device_memory import open_device_memory
+
+    memory = open_device_memory()
+    with memory.active():
+        memory.free()
+    return {"through": {"PycudaMemory": "pycuda", "CudaBindingsMemory": "cuda-bindings"}[type(memory).__name__]}
+
+
+def _tensorrt() -> dict[str, Any]:
+    from edge_ad.backends.tensorrt import loader
+
+    trt = loader.load_tensorrt()
+    return {"package": trt.__name__, "version": trt.__version__}
+
+
+def _realsense() -> dict[str, Any]:
+    from edge_ad.cameras.realsense_devices import list_devices, load_sdk
+
+    return {"version": load_sdk().__version__, "cameras": [asdict(device) for device in list_devices()]}
+
+
+PROBES = {
+    "onnxruntime": _onnxruntime,
+    "nvidia": _nvidia,
+    "gpu-memory": _gpu_memory,
+    "tensorrt": _tensorrt,
+    "realsense": _realsense,
+}
+
+
+def main() -> None:
+    """Runs the probe named on the command line and prints its answer, or the error that a user can mend."""
+    try:
+        answer = PROBES[sys.argv[1]]()
+    except EdgeAdError as error:
+        answer = {"error": type(error).__name__, "what": error.what, "why": error.why, "remedy": error.remedy}
+    print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

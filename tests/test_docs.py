@@ -1,0 +1,52 @@
+"""The documentation names every command, and every command that it shows is one that exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+import typer.main
+
+from edge_ad.cli import COMMANDS, app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "engines" / "README.md"]
+
+
+def shown_commands() -> list[tuple[str, str]]:
+    """Each ``edge-ad …`` in a code block or in backquotes, with its page."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        lines = [line.strip() for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+        lines += re.findall(r"`(edge-ad [^`]+)`", text)
+        found += [(page.name, line.split("#")[0].strip()) for line in lines if line.startswith("edge-ad ")]
+    return found
+
+
+def parser_of(name: str) -> click.Command:
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group)
+    return group.commands[name]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_readme_names_every_command(name: str) -> None:
+    assert f"`edge-ad {name}`" in PAGES[0].read_text()
+
+
+@pytest.mark.parametrize(("page", "line"), shown_commands())
+def test_shown_commands_exist_with_their_options(page: str, line: str) -> None:
+    words = shlex.split(line)
+    assert words[1] in COMMANDS, f"{page} shows {line!r}"
+    options = {option for parameter in parser_of(words[1]).params for option in parameter.opts} | {"--help"}
+    used = {word.split("=")[0] for word in words[2:] if word.startswith("--")}
+    assert used <= options, f"{page} shows {line!r}, which has no {sorted(used - options)}"
+
+
+def test_every_help_text_has_an_example() -> None:
+    for name in COMMANDS:
+        assert f"edge-ad {name}" in (parser_of(name).help or ""), name
