@@ -1,6 +1,6 @@
 """What this box has, asked in a process of its own: a driver that hangs or crashes takes nothing with it.
 
-    python -m edge_ad.probes realsense      prints what it finds as one line of JSON
+python -m edge_ad.probes realsense      prints what it finds as one line of JSON
 """
 
 from __future__ import annotations
@@ -45,9 +45,7 @@ def probe(name: str, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
             timeout=timeout_s,
         )
     except subprocess.TimeoutExpired as error:
-        raise EdgeAdError(
-            f"looking for {name} hung", why=f"it took more than {timeout_s:g} s", remedy=again
-        ) from error
+        raise EdgeAdError(f"looking for {name} hung", why=f"it took more than {timeout_s:g} s", remedy=again) from error
     # Drivers print things of their own too.
     answers = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode != 0 or not answers:

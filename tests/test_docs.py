@@ -21,7 +21,9 @@ def shown_commands() -> list[tuple[str, str]]:
     found = []
     for page in PAGES:
         text = page.read_text()
-        lines = [line.strip() for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+        lines = [
+            line.strip() for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) for line in block.splitlines()
+        ]
         lines += re.findall(r"`(edge-ad [^`]+)`", text)
         found += [(page.name, line.split("#")[0].strip()) for line in lines if line.startswith("edge-ad ")]
     return found

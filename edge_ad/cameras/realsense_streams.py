@@ -6,7 +6,8 @@ so a stream is started only for a device that has just been listed.
 
 Recording: played as fast as it is read, a queue deadlocks; the pipeline's own wait loses no frame. It
 must be paused while it starts: the SDK begins to read when the first of its sensors starts, and what the
-others should have had meanwhile is lost. The end may be announced before the last frames have come out.
+others should have had meanwhile is lost. To resume may take until the first frames have been read, or
+10 s, so a thread does it. The end may be announced before the last frames have come out.
 
 Python callbacks are given to neither: the SDK deadlocks when a pipeline with one is destroyed.
 """
@@ -14,6 +15,7 @@ Python callbacks are given to neither: the SDK deadlocks when a pipeline with on
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,7 +133,8 @@ class RecordingStream:
             playback.set_real_time(False)
             playback.pause()
             self.profile = self._pipeline.start(config)
-            playback.resume()
+            self._resuming = threading.Thread(target=playback.resume, name="resume recording", daemon=True)
+            self._resuming.start()
         except RuntimeError as error:
             raise CameraError(
                 f"recording {path} cannot be played",
@@ -172,6 +175,7 @@ class RecordingStream:
     def stop(self) -> None:
         """Closes the file."""
         self._pipeline.stop()
+        self._resuming.join()
 
 
 def _start_error(serial: str, error: RuntimeError) -> CameraError:

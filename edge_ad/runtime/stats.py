@@ -14,6 +14,9 @@ from edge_ad.types import Decision
 DROP_CAUSES = ("queue", "camera")
 """Frames lost to the loop being busy, and frames that the camera's numbering shows were lost before us."""
 
+WINDOW = 1000
+"""So many of the newest values of each stage are kept."""
+
 EVENTS = ("timeouts", "disconnects", "reconnects", "read_errors", "bugs")
 
 
@@ -24,7 +27,7 @@ class Statistics:
         window: how many of the newest values of each stage the percentiles are of.
     """
 
-    def __init__(self, window: int = 1000) -> None:
+    def __init__(self, window: int = WINDOW) -> None:
         self._lock = threading.Lock()
         self._stages: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=window))
         # The first mark is the start, so that the rate of the first few frames is theirs.

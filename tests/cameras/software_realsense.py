@@ -56,8 +56,9 @@ class SoftwareRealSense:
         ):
             self.device.register_info(key, value)
         self._sensors = self.device.add_sensor("Stereo Module"), self.device.add_sensor("RGB Camera")
-        streams = _stream(rs.stream.depth, "z16", 2, 1), _stream(
-            rs.stream.color, color_format, CHANNELS[color_format], color_scale
+        streams = (
+            _stream(rs.stream.depth, "z16", 2, 1),
+            _stream(rs.stream.color, color_format, CHANNELS[color_format], color_scale),
         )
         depth, color = self._profiles = [
             sensor.add_video_stream(stream, True).as_video_stream_profile()
@@ -128,9 +129,7 @@ class SoftwareRealSense:
             done.set()
             thread.join()
 
-    def record(
-        self, path: Path, frames: int, *, images: Images | None = None, streams: str = "depth color"
-    ) -> Path:
+    def record(self, path: Path, frames: int, *, images: Images | None = None, streams: str = "depth color") -> Path:
         """Writes frames 1 … ``frames`` to a ``.db3`` file that lasts as long as they took."""
         self.plug_into(rs.context())
         recorder = rs.recorder(str(path), self.device, True)

@@ -276,9 +276,7 @@ def test_a_slow_reader_gets_the_newest_frame_and_a_count_of_the_lost() -> None:
     ],
     ids=["no-colour", "no-depth"],
 )
-def test_two_captures_never_make_one_frame(
-    lost: dict[int, str], delivered: list[int], dropped: dict[str, int]
-) -> None:
+def test_two_captures_never_make_one_frame(lost: dict[int, str], delivered: list[int], dropped: dict[str, int]) -> None:
     device = SoftwareRealSense()
     camera = cold(device)
     frames = []
