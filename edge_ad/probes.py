@@ -1,10 +1,11 @@
 """What this box has, asked in a process of its own: a driver that hangs or crashes takes nothing with it.
 
-python -m edge_ad.probes realsense      prints what it finds as one line of JSON
+``python -m edge_ad.probes realsense`` prints what that probe finds as one line of JSON.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -35,21 +36,26 @@ def probe(name: str, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
         EdgeAdError: of the class that the probe raised; or of this one, if it hung or crashed.
     """
     again = f"see what it says by itself: {sys.executable} -m edge_ad.probes {name}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edge_ad.probes", name],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "edge_ad.probes", name],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-        )
+        stdout, stderr = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
+        process.kill()
+        # Not for long: what is stuck inside a driver does not even die.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=1)
         raise EdgeAdError(f"looking for {name} hung", why=f"it took more than {timeout_s:g} s", remedy=again) from error
     # Drivers print things of their own too.
-    answers = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode != 0 or not answers:
-        raise EdgeAdError(f"looking for {name} crashed", why=_cause(done), remedy=again)
+    answers = [line for line in stdout.splitlines() if line.startswith("{")]
+    if process.returncode != 0 or not answers:
+        raise EdgeAdError(f"looking for {name} crashed", why=_cause(process.returncode, stderr), remedy=again)
     answer: dict[str, Any] = json.loads(answers[-1])
     if "error" in answer:
         kind: type[EdgeAdError] = getattr(errors, answer["error"])
@@ -57,11 +63,11 @@ def probe(name: str, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     return answer
 
 
-def _cause(done: subprocess.CompletedProcess[str]) -> str:
-    if done.returncode < 0:
-        return f"it was ended by signal {-done.returncode}, {signal.strsignal(-done.returncode)}"
-    last = done.stderr.strip().splitlines()[-1:] or [""]
-    return last[0] or f"it answered nothing, exit code {done.returncode}"
+def _cause(exit_code: int, stderr: str) -> str:
+    if exit_code < 0:
+        return f"signal {-exit_code}, {signal.strsignal(-exit_code)}"
+    last_line = stderr.strip().rpartition("\n")[2]
+    return last_line or f"it answered nothing, exit code {exit_code}"
 
 
 def _onnxruntime() -> dict[str, Any]:
@@ -70,14 +76,14 @@ def _onnxruntime() -> dict[str, Any]:
 
 
 def _nvidia() -> dict[str, Any]:
-    """Driver and GPU; the name and the rest only where TensorRT is there to ask for them."""
+    """Driver and GPU, as far as they can be told without TensorRT."""
     from edge_ad.backends.tensorrt import loader
 
     loader.require_driver()
     try:
         return asdict(backend_class("tensorrt").box_facts())
     except errors.MissingExtraError:
-        return {"gpu": ""}
+        return {}
 
 
 def _gpu_memory() -> dict[str, Any]:

@@ -31,6 +31,9 @@ RD = TrainConfig(
 )
 """One modality, and a region of interest that is neither square nor in the middle; for float32 depth."""
 
+QUICK = RD.model_copy(update={"roi": None, "steps": 3, "checkpoint_every_s": 0.0})
+"""A few steps, each with its checkpoint."""
+
 
 @dataclass(frozen=True, slots=True)
 class ListedFrames:

@@ -20,6 +20,8 @@ from edge_ad.config import Settings
 from edge_ad.errors import CameraError, ConfigError
 from edge_ad.types import CameraInfo, Frame, ReadStatus
 
+__all__ = ["RealSenseCamera", "RealSenseOptions", "StreamMode", "list_devices"]
+
 RECORDING_SUFFIXES = (".db3", ".bag")
 
 WAIT_S = 0.2

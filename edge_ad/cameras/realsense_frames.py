@@ -34,7 +34,7 @@ class FrameMaker:
             (a depth image that was delivered before).
 
     Raises:
-        CameraError: depth or colour come in a format that cannot be used.
+        CameraError: depth or colour come in a format that cannot be used, or cannot be registered.
     """
 
     def __init__(self, sdk: Any, profile: Any, source: str, align: str, dropped: Counter[str]) -> None:
@@ -48,7 +48,7 @@ class FrameMaker:
         # last one it had, which shows an earlier part.
         self._max_skew_ms = 500 / min(depth.fps(), color.fps())
         # Registering what is registered already would only widen edges: the SDK paints rectangles.
-        same = _are_registered(depth, color)
+        same = _are_registered(source, depth, color)
         self._align = None if same else sdk.align(getattr(sdk.stream, align))
         self._intrinsics = _intrinsics(color if align == "color" else depth)
         self._seen: int | None = None
@@ -115,12 +115,19 @@ def _rgb_conversion(source: str, depth: Any, color: Any, *, decoded: bool) -> in
     return RGB_CONVERSIONS[color_format]
 
 
-def _are_registered(depth: Any, color: Any) -> bool:
+def _are_registered(source: str, depth: Any, color: Any) -> bool:
     """Whether a point in space has the same pixel in both images."""
+    try:
+        motion = depth.get_extrinsics_to(color)
+    except RuntimeError as error:
+        raise CameraError(
+            f"{source} does not say how its depth and colour sensors are placed",
+            why=f"{error} A recording has that only if both streams were on",
+            remedy="record it again with depth and colour",
+        ) from error
     one, other = _intrinsics(depth), _intrinsics(color)
     if (one.width_px, one.height_px) != (other.width_px, other.height_px):
         return False
-    motion = depth.get_extrinsics_to(color)
     return (
         np.allclose([one.fx, one.fy, one.cx, one.cy], [other.fx, other.fy, other.cx, other.cy], rtol=1e-5)
         and np.allclose(motion.rotation, np.eye(3).ravel(), atol=1e-6)

@@ -1,4 +1,4 @@
-"""What the commands that need a camera share: opening it, and saying what it is."""
+"""What the commands that need a camera share: opening it, saying what it is, and that it is lost."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from edge_ad.cameras import opened
 from edge_ad.cli.console import notes
+from edge_ad.errors import CameraError
 from edge_ad.types import Camera, CameraInfo
 
 
@@ -27,3 +28,17 @@ def opened_camera(camera: Camera) -> Iterator[CameraInfo]:
         for warning in info.warnings:
             notes.print(f"[yellow]warning[/] {escape(warning)}", soft_wrap=True)
         yield info
+
+
+def lost_camera(camera: str, why: str) -> CameraError:
+    """The error for a camera that was lost and could not be opened again.
+
+    Args:
+        camera: its URI.
+        why: what the last attempt failed with.
+    """
+    return CameraError(
+        f"camera {camera} was lost and did not come back",
+        why=why,
+        remedy="check its cable and power, then: edge-ad doctor",
+    )

@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from edge_ad.cameras import camera_from_uri
-from edge_ad.cli.cameras import opened_camera
+from edge_ad.cli.cameras import lost_camera, opened_camera
 from edge_ad.cli.console import notes, print_json, progress_bar
 from edge_ad.data.dataset import GOOD
 from edge_ad.data.writer import FolderWriter
@@ -199,11 +199,7 @@ def _print(tally: Tally, directory: Path, frames: int, last_problem: str, follow
 def _problem(tally: Tally, camera: str, last_problem: str) -> EdgeAdError | None:
     """What should end the command with an exit code of its own."""
     if tally.ended == EndReason.CAMERA_LOST.value:
-        return CameraError(
-            f"camera {camera} was lost and did not come back",
-            why=last_problem,
-            remedy="check its cable and power, then: edge-ad doctor",
-        )
+        return lost_camera(camera, last_problem)
     if tally.ended == USELESS:
         return CameraError(
             f"camera {camera} sent nothing worth keeping for {GIVE_UP_S:g} s",

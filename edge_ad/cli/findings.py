@@ -186,9 +186,9 @@ def _gpu(facts: Facts) -> list[Finding]:
             runtime = Finding("TensorRT", Status.NOTE, "not installed, and of no use without an NVIDIA GPU")
         value = error.what if "libcuda.so" in error.why else f"{error.what}: {error.why}"
         return [Finding("NVIDIA GPU", Status.NOTE, value, error.remedy), runtime]
-    named = f"{gpu['gpu']}, compute capability {gpu['compute_capability']}, driver {gpu['driver']}"
+    named = "{gpu}, compute capability {compute_capability}, driver {driver}".format_map(gpu) if gpu else "it works"
     return [
-        Finding("NVIDIA GPU", Status.OK, named if gpu["gpu"] else "the driver works; with TensorRT it will be named"),
+        Finding("NVIDIA GPU", Status.OK, named),
         runtime,
         _found(facts, "gpu-memory", "GPU memory", lambda way: f"reached through {way['through']}"),
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -13,10 +12,10 @@ import numpy as np
 import typer
 
 from edge_ad.cameras import camera_from_uri
-from edge_ad.cli.cameras import opened_camera
+from edge_ad.cli.cameras import lost_camera, opened_camera
 from edge_ad.cli.console import notes, print_json
 from edge_ad.cli.run_view import RunView, print_summary
-from edge_ad.errors import CameraError, ConfigError, DataError, EdgeAdError, OutputError
+from edge_ad.errors import ConfigError, DataError, EdgeAdError, OutputError
 from edge_ad.predictor import Predictor, open_predictor
 from edge_ad.runtime.loop import RunSummary
 from edge_ad.runtime.loop import run as run_line
@@ -84,8 +83,6 @@ def command(
         print_json(_report(summary, info, predictor, limit, refused, view.last_error))
     else:
         print_summary(summary, refused, view.last_error)
-    if to_stdout:
-        _let_go_of_broken_stdout()
     problem = _problem(summary, camera, view.last_error)
     if problem is not None:
         raise problem
@@ -160,11 +157,7 @@ def _problem(summary: RunSummary, camera: str, last_error: str) -> EdgeAdError |
     """What should end the command with an exit code of its own."""
     statistics = summary.statistics
     if summary.ended is EndReason.CAMERA_LOST:
-        return CameraError(
-            f"camera {camera} was lost and did not come back",
-            why=summary.camera_error,
-            remedy="check its cable and power, then: edge-ad doctor",
-        )
+        return lost_camera(camera, summary.camera_error)
     if statistics["sink_errors"]:
         failures = ", ".join(f"{name} failed {count} times" for name, count in statistics["sink_errors"].items())
         return OutputError(
@@ -175,11 +168,3 @@ def _problem(summary: RunSummary, camera: str, last_error: str) -> EdgeAdError |
     if statistics["inspected"] and statistics["decisions"][Decision.ERROR.value] == statistics["inspected"]:
         return DataError("no frame could be judged", why=last_error)
     return None
-
-
-def _let_go_of_broken_stdout() -> None:
-    """Sends what is left for a reader that has gone to nowhere, or Python would fail over it at exit."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

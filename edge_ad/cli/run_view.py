@@ -163,7 +163,8 @@ def _incidents(figures: dict[str, Any], refused: dict[str, int]) -> Iterator[tup
     causes = [f"{dropped['queue']} while the model was busy", f"{dropped['camera']} on their way from the camera"]
     yield "dropped", ", ".join(causes) if any(dropped.values()) else "none"
     if any(refused.values()):
-        yield "refused", ", ".join(f"{cause.replace('_', ' ')} {count}" for cause, count in refused.items() if count)
+        listed = ", ".join(f"{cause.replace('_', ' ')} {count}" for cause, count in refused.items() if count)
+        yield "refused", f"{listed} (by the camera's driver)"
     happened = [f"{name.replace('_', ' ')} {count}" for name, count in events.items() if count]
     if happened:
         yield "events", ", ".join(happened)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_ad.types import AnyArray
+from edge_ad.cameras.realsense import RealSenseCamera
+from edge_ad.types import AnyArray, Frame, Intrinsics
 
 rs: Any = pytest.importorskip("pyrealsense2")
 
@@ -21,6 +22,9 @@ HEIGHT_PX, WIDTH_PX, FPS = 120, 160, 30
 PERIOD_MS = 1000 / FPS
 DEPTH_UNIT_M = 0.0001
 SERIAL = "SOFT0001"
+INTRINSICS = Intrinsics(fx=144, fy=144, cx=80, cy=60, width_px=WIDTH_PX, height_px=HEIGHT_PX)
+"""Of both cameras, unless colour is scaled."""
+
 Images = Callable[[int], tuple[AnyArray, AnyArray]]
 CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "yuyv": 2, "y8": 1}
 
@@ -129,8 +133,8 @@ class SoftwareRealSense:
             done.set()
             thread.join()
 
-    def record(self, path: Path, frames: int, *, images: Images | None = None, streams: str = "depth color") -> Path:
-        """Writes frames 1 … ``frames`` to a ``.db3`` file that lasts as long as they took."""
+    def record(self, path: Path, frames: int, *, how: Callable[[int], dict[str, Any]] | None = None) -> Path:
+        """Writes frames 1 … ``frames``, each pushed as ``how(number)`` says, to a ``.db3`` file."""
         self.plug_into(rs.context())
         recorder = rs.recorder(str(path), self.device, True)
         queue = rs.frame_queue(2 * frames)
@@ -139,8 +143,7 @@ class SoftwareRealSense:
             sensor.open(sensor.get_stream_profiles())
             sensor.start(queue)
         for number in range(1, frames + 1):
-            depth, color = (None, None) if images is None else images(number)
-            self.push(number, depth=depth, color=color, streams=streams)
+            self.push(number, **({} if how is None else how(number)))
         for sensor in sensors:
             sensor.stop()
             sensor.close()
@@ -179,3 +182,9 @@ def _shift(x_m: float) -> Any:
     motion.rotation = np.eye(3).ravel().tolist()
     motion.translation = [x_m, 0.0, 0.0]
     return motion
+
+
+def read_frame(camera: RealSenseCamera) -> Frame:
+    frame = camera.read(2.0)
+    assert isinstance(frame, Frame)
+    return frame

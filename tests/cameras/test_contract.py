@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,19 +16,20 @@ from edge_ad.types import AnyArray, Camera, CameraInfo, Frame
 Request = pytest.FixtureRequest
 
 
-def make_attached_realsense(request: Request) -> Camera:
+@pytest.fixture
+def attached_realsense(recording: Path) -> Iterator[Camera]:
     """A camera as far as the SDK knows: a recording that it plays by the clock."""
     from edge_ad.cameras.realsense import RealSenseCamera
     from tests.cameras.software_realsense import rs
 
     context = rs.context()
-    device = context.load_device(str(request.getfixturevalue("recording")))
-    request.addfinalizer(lambda: device.pause())  # the context only lists what somebody holds
-    return RealSenseCamera(context=context, warm_up_s=0)
+    device = context.load_device(str(recording))  # listed for as long as somebody holds it
+    yield RealSenseCamera(context=context, warm_up_s=0)
+    del device
 
 
 DRIVERS: dict[str, Callable[[Request], Camera]] = {
-    "realsense": make_attached_realsense,
+    "realsense": lambda request: request.getfixturevalue("attached_realsense"),
     "realsense-file": lambda request: camera_from_uri(f"realsense://{request.getfixturevalue('recording')}"),
     "folder": lambda request: camera_from_uri(f"folder://{request.getfixturevalue('captures')}"),
     "replay": lambda request: camera_from_uri(f"replay://{request.getfixturevalue('captures')}"),
@@ -37,7 +38,7 @@ DRIVERS: dict[str, Callable[[Request], Camera]] = {
 
 
 @pytest.fixture(params=DRIVERS)
-def camera(request: Request) -> Any:
+def camera(request: Request) -> Iterator[Camera]:
     camera = DRIVERS[request.param](request)
     yield camera
     camera.close()

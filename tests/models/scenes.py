@@ -34,7 +34,7 @@ def make_preprocess(
     range_m: tuple[float, float] = (0.3, 0.7),
     **config: Any,
 ) -> Preprocess:
-    settings = PreprocessConfig(modalities=modalities, image_size_px=size_px, **config)  # type: ignore[arg-type]
+    settings = PreprocessConfig(modalities=modalities, image_size_px=size_px, **config)
     spec = InputSpec(
         frame_size_px=(CAMERA.height_px, CAMERA.width_px),
         roi=roi,
@@ -70,12 +70,12 @@ def plane_through(tilt_x_deg: float, tilt_y_deg: float, distance_m: float = 0.5)
 def plane_depth(plane: tuple[float, float, float]) -> Float32Array:
     """Depth (H, W) in metres of a plane that fills the frame."""
     x, y = rays()
-    return (1 / (plane[0] * x + plane[1] * y + plane[2])).astype(np.float32)
+    return np.asarray(1 / (plane[0] * x + plane[1] * y + plane[2]), np.float32)
 
 
-def sphere(x: FloatArray, y: FloatArray, centre_m: FloatArray, radius_m: float) -> tuple[FloatArray, FloatArray]:
-    """Where rays first meet a sphere: depth (H, W), NaN beside it, and unit normals (3, H, W)."""
-    ray = np.stack([x, y, np.ones_like(x)])
+def sphere(ray_xy: FloatArray, centre_m: FloatArray, radius_m: float) -> tuple[FloatArray, FloatArray]:
+    """Where rays (2, H, W) first meet a sphere: depth (H, W), NaN beside it, and unit normals (3, H, W)."""
+    ray = np.stack([*ray_xy, np.ones(ray_xy.shape[1:])])
     along = np.einsum("i,ihw->hw", centre_m, ray)
     squared = (ray**2).sum(0)
     with np.errstate(invalid="ignore"):

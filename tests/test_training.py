@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from edge_ad.data import Dataset
+from edge_ad.errors import CheckpointError
+from edge_ad.models.checkpoint import CHECKPOINT, load_detector, read_checkpoint, read_golden
+from edge_ad.training import Progress, exact_batch_norm, train
+from tests.datasets import CRD, QUICK, SIZE_PX, ListedFrames, listed
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    a, b = load_file(one / CHECKPOINT), load_file(other / CHECKPOINT)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def test_a_run_records_what_it_is(trained_run: Path, dataset: Dataset) -> None:
+    record, _ = read_checkpoint(trained_run)
+    assert record.finished
+    assert record.training == CRD
+    assert record.step == CRD.steps
+    assert (record.data.category, record.data.train_frames, record.data.validation_frames) == ("housing", 10, 5)
+    assert len(record.validation_scores) == 5
+    assert np.isfinite(record.validation_scores).all()
+    assert record.detector.input.depth == "uint16_planes"
+    golden = read_golden(trained_run)
+    assert {name: tuple(x.shape) for name, x in golden.items()} == {
+        "rgb": (3, SIZE_PX, SIZE_PX, 3),
+        "depth": (3, SIZE_PX, SIZE_PX, 2),
+    }
+
+
+def test_the_same_seed_gives_the_same_weights(dataset: Dataset, tmp_path: Path) -> None:
+    frames = listed(dataset, 4, 3)
+    train(frames, QUICK, tmp_path / "one")
+    train(frames, QUICK, tmp_path / "two")
+    assert_same_weights(tmp_path / "one", tmp_path / "two")
+    train(frames, QUICK.model_copy(update={"seed": 1}), tmp_path / "three")
+    with pytest.raises(AssertionError):
+        assert_same_weights(tmp_path / "one", tmp_path / "three")
+
+
+def test_losses_fall_and_are_told(dataset: Dataset, tmp_path: Path) -> None:
+    told: list[Progress] = []
+    train(listed(dataset, 4, 3), QUICK.model_copy(update={"steps": 20}), tmp_path, progress=told.append)
+    steps = [progress for progress in told if progress.stage == "training"]
+    assert [progress.step for progress in steps] == list(range(1, 21))
+    assert steps[-1].losses[0] < 0.7 * steps[0].losses[0]
+    assert [progress.stage for progress in told if progress.stage != "training"] == [
+        "reading frames",
+        "computing the teacher's features",
+        "measuring good frames",
+    ]
+
+
+def test_without_a_cache_training_goes_the_same_way(dataset: Dataset, tmp_path: Path) -> None:
+    """Features are then computed again for every batch, standardised by those of one frame."""
+    config = QUICK.model_copy(update={"cache_bytes": 0})
+    record = train(listed(dataset, 4, 3), config, tmp_path)
+    assert np.isfinite(record.validation_scores).all()
+
+
+RUN = """
+import sys
+from pathlib import Path
+from edge_ad.config import TrainConfig
+from edge_ad.data import open_dataset
+from edge_ad.training import train
+
+def tell(progress):
+    print(progress.stage, progress.step, flush=True)
+
+config = TrainConfig.model_validate_json(sys.argv[3])
+train(open_dataset(Path(sys.argv[1])), config, Path(sys.argv[2]), progress=tell)
+"""
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(synthetic_root: Path, dataset: Dataset, tmp_path: Path) -> None:
+    config = QUICK.model_copy(update={"steps": 60})
+    arguments = [str(synthetic_root), str(tmp_path / "killed"), config.model_dump_json()]
+    with subprocess.Popen([sys.executable, "-c", RUN, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("training 8"):
+                process.kill()
+                break
+    stopped = read_checkpoint(tmp_path / "killed")[0]
+    assert not stopped.finished
+    assert 7 <= stopped.step < config.steps
+    with pytest.raises(CheckpointError, match=rf"not finished. it stopped at step {stopped.step} of 60"):
+        load_detector(tmp_path / "killed")
+    resumed = train(dataset, config, tmp_path / "killed", resume=True)
+    assert resumed == train(dataset, config, tmp_path / "whole")
+    assert_same_weights(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.fixture
+def unfinished(dataset: Dataset, tmp_path: Path) -> Path:
+    """A run that was interrupted after its second step."""
+
+    def interrupt(progress: Progress) -> None:
+        if progress.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(listed(dataset, 4, 3), QUICK, tmp_path, progress=interrupt)
+    assert read_checkpoint(tmp_path)[0].step == 1
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changes", "frames", "what"),
+    [
+        pytest.param({"seed": 5}, 4, "other settings", id="settings"),
+        pytest.param({}, 5, "other training data", id="data"),
+    ],
+)
+def test_another_run_is_not_resumed(
+    dataset: Dataset, unfinished: Path, changes: dict[str, int], frames: int, what: str
+) -> None:
+    before = (unfinished / CHECKPOINT).read_bytes()
+    with pytest.raises(CheckpointError, match=rf"cannot be resumed. it was made with {what}"):
+        train(listed(dataset, frames, 3), QUICK.model_copy(update=changes), unfinished, resume=True)
+    assert (unfinished / CHECKPOINT).read_bytes() == before
+
+
+def test_a_run_is_not_replaced_unasked(dataset: Dataset, trained_run: Path) -> None:
+    with pytest.raises(CheckpointError, match="is there already.*--resume"):
+        train(dataset, CRD, trained_run)
+
+
+def test_resuming_a_finished_run_changes_nothing(dataset: Dataset, trained_run: Path) -> None:
+    before = (trained_run / CHECKPOINT).read_bytes()
+    assert train(dataset, CRD, trained_run, resume=True) == read_checkpoint(trained_run)[0]
+    assert (trained_run / CHECKPOINT).read_bytes() == before
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from edge_ad.config import TrainConfig
+from edge_ad.data import open_dataset
+from edge_ad.errors import OutputError
+from edge_ad.training import train
+
+def fill_the_disk(progress):
+    if progress.step == 2:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+try:
+    config = TrainConfig.model_validate_json(sys.argv[3])
+    train(open_dataset(Path(sys.argv[1])), config, Path(sys.argv[2]), progress=fill_the_disk)
+except OutputError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(synthetic_root: Path, tmp_path: Path) -> None:
+    arguments = [str(synthetic_root), str(tmp_path), QUICK.model_dump_json()]
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, *arguments], capture_output=True, text=True, check=True)
+    assert f"{tmp_path / CHECKPOINT} cannot be written" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
+    assert read_checkpoint(tmp_path)[0].step == 1
+
+
+def test_exact_batch_norm_averages_the_batches_statistics() -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = [3 * torch.randn(4, 5, 6, 7, generator=generator) + i for i in range(3)]
+    students = torch.nn.Sequential(torch.nn.BatchNorm2d(5), torch.nn.ReLU())
+    norm = students[0]
+    assert isinstance(norm, torch.nn.BatchNorm2d)
+    students(torch.full((2, 5, 3, 3), 100.0))
+    exact_batch_norm(students, [lambda x=x: x for x in batches])  # type: ignore[misc]
+    assert isinstance(norm.running_mean, Tensor) and isinstance(norm.running_var, Tensor)
+    arrays = [x.double().numpy().transpose(1, 0, 2, 3).reshape(5, -1) for x in batches]
+    np.testing.assert_allclose(norm.running_mean, np.mean([x.mean(1) for x in arrays], 0), rtol=1e-5)
+    np.testing.assert_allclose(norm.running_var, np.mean([x.var(1, ddof=1) for x in arrays], 0), rtol=1e-5)
+    assert norm.momentum == 0.1
+
+
+def test_nothing_but_train_and_validation_is_read(rd_run: Path) -> None:
+    """``ListedFrames`` raises when it is asked for another split."""
+    with pytest.raises(AssertionError):
+        ListedFrames((), (), None).frames("test")
+    assert read_checkpoint(rd_run)[0].finished
