@@ -85,18 +85,18 @@ train(open_dataset(Path(sys.argv[1])), config, Path(sys.argv[2]), progress=tell)
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(synthetic_root: Path, dataset: Dataset, tmp_path: Path) -> None:
-    config = QUICK.model_copy(update={"steps": 60})
+    config = QUICK.model_copy(update={"steps": 30})
     arguments = [str(synthetic_root), str(tmp_path / "killed"), config.model_dump_json()]
     with subprocess.Popen([sys.executable, "-c", RUN, *arguments], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if line.startswith("training 8"):
+            if line.startswith("training 5"):
                 process.kill()
                 break
     stopped = read_checkpoint(tmp_path / "killed")[0]
     assert not stopped.finished
-    assert 7 <= stopped.step < config.steps
-    with pytest.raises(CheckpointError, match=rf"not finished. it stopped at step {stopped.step} of 60"):
+    assert 4 <= stopped.step < config.steps
+    with pytest.raises(CheckpointError, match=rf"not finished. it stopped at step {stopped.step} of 30"):
         load_detector(tmp_path / "killed")
     resumed = train(dataset, config, tmp_path / "killed", resume=True)
     assert resumed == train(dataset, config, tmp_path / "whole")

@@ -12,7 +12,6 @@ from edge_ad.data import Dataset
 from edge_ad.errors import ConfigError, DataError, EdgeAdError, OutputError, WeightsError
 from edge_ad.training import train
 from edge_ad.training_data import frames_digest, golden_samples, input_spec, learn_geometry, stacked_inputs
-from edge_ad.types import LabelledFrame
 from tests.datasets import CRD, QUICK, SIZE_PX, ListedFrames, float_listed, listed
 
 
@@ -80,10 +79,6 @@ def test_golden_samples_are_two_good_frames_and_a_broken_one(dataset: Dataset) -
         assert broken[third : 2 * third].equal(first[third : 2 * third].flip(0))
 
 
-def as_defect(item: LabelledFrame) -> LabelledFrame:
-    return replace(item, defect="dent")
-
-
 @pytest.mark.parametrize(
     ("change", "config", "error", "message"),
     [
@@ -96,7 +91,7 @@ def as_defect(item: LabelledFrame) -> LabelledFrame:
             id="validation",
         ),
         pytest.param(
-            lambda f: replace(f, train=[as_defect(item) for item in f.train]),
+            lambda f: replace(f, train=[replace(item, defect="dent") for item in f.train]),
             QUICK,
             DataError,
             "has 0 good",

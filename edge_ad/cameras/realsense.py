@@ -57,7 +57,7 @@ class RealSenseCamera:
         depth: mode of the depth stream, None for the camera's default.
         color: mode of the colour stream, None for the camera's default.
         align: the image that keeps its pixels, ``"color"`` or ``"depth"``.
-        warm_up_s: at most so long are frames discarded, until exposure and depth have settled.
+        warm_up_s: at most so long are frames discarded, until exposure and depth have settled; 0 for none.
         context: a ``pyrealsense2.context`` to find devices in; None makes one whenever it opens.
 
     Attributes:
@@ -149,7 +149,8 @@ class RealSenseCamera:
             warnings.append(f"{len(attached)} cameras are attached; to be sure of this one write {source}")
         if device.usb.startswith("2"):
             warnings.append(f"the link is USB {device.usb}: use a USB 3 port and cable for full size and rate")
-        warnings += self._warm_up()
+        if self._warm_up_s:
+            warnings += self._warm_up()
         details = {"firmware": device.firmware, "usb": device.usb, **self._maker.details}
         return CameraInfo(device.name, device.serial, live=True, warnings=tuple(warnings), details=details)
 
@@ -157,7 +158,7 @@ class RealSenseCamera:
         """Discards frames until colour and depth stand still; what should be said if they do not."""
         levels: deque[tuple[float, float]] = deque(maxlen=SETTLED_FRAMES)
         deadline_s = time.monotonic() + self._warm_up_s
-        while self._warm_up_s and (remaining_s := deadline_s - time.monotonic()) > 0:
+        while (remaining_s := deadline_s - time.monotonic()) > 0:
             outcome = self.read(remaining_s)
             if isinstance(outcome, Frame):
                 levels.append(_levels(outcome))
@@ -165,8 +166,6 @@ class RealSenseCamera:
                     return []
             elif outcome is ReadStatus.DISCONNECTED:
                 raise CameraError(f"camera {self._name} was lost while it warmed up", remedy="check its cable")
-        if not self._warm_up_s:
-            return []
         if not levels:
             raise CameraError(
                 f"camera {self._name} sends no pairs of depth and colour",

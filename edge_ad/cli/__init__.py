@@ -48,7 +48,8 @@ def main() -> None:
 def print_error(error: EdgeAdError) -> None:
     """What happened, why, and what to do, on standard error."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(f"[bold red]error[/] {error.what}", markup=True)
+    console.print("[bold red]error[/] ", end="")
+    console.print(error.what, markup=False)
     for label, text in (("why", error.why), ("remedy", error.remedy)):
         if text:
             console.print(f"  [dim]{label:6s}[/] ", end="")

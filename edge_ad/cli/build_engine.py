@@ -16,7 +16,7 @@ from edge_ad.errors import ConfigError
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="Directory of a bundle.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of a bundle.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory of the engine. [engines/NAME-BACKEND-PRECISION]")
     ] = None,
@@ -27,8 +27,9 @@ def command(
 ) -> None:
     """Makes a bundle ready for this box, and only this box.
 
-    auto takes TensorRT where a GPU and its driver are, and ONNX Runtime elsewhere. The engine must give the
-    bundle's golden answers before it is kept, and is checked again whenever it is loaded.
+    auto takes TensorRT where a GPU and its driver are, and ONNX Runtime
+    elsewhere. The engine must give the bundle's golden answers before it is
+    kept, and is checked again whenever it is loaded.
 
     Example: edge-ad build-engine bundles/lid --backend tensorrt --precision fp16
     """

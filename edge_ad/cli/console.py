@@ -24,7 +24,7 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def progress_bar(description: str) -> Iterator[Progress]:
-    """A bar with a first task called ``description``, gone when it ends."""
+    """A bar with a first task called ``description``, gone when it ends; nothing where no terminal is."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -33,6 +33,6 @@ def progress_bar(description: str) -> Iterator[Progress]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[remark]}"),
     )
-    with Progress(*columns, console=notes, transient=True) as progress:
+    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as progress:
         progress.add_task(description, total=None, remark="")
         yield progress

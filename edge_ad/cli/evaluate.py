@@ -26,8 +26,8 @@ METRIC_TITLES = {
 
 
 def command(
-    model: Annotated[Path, typer.Argument(help="Run, checkpoint, bundle, model.onnx or engine.")],
-    data: Annotated[Path, typer.Argument(help="Data set with a test split.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Run, checkpoint, bundle, model.onnx or engine.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Data set with a test split.")],
     category: Annotated[str | None, typer.Option(help="Folder of DATA, where it holds several products.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where evaluation.json and contact_sheet.png go. [MODEL]")
@@ -36,7 +36,8 @@ def command(
 ) -> None:
     """Judges every part of the test split and compares with the truth.
 
-    Takes a checkpoint, an exported ONNX file or a built engine alike, so that all three can be compared.
+    Takes a checkpoint, an exported ONNX file or a built engine alike, so
+    that all three can be compared.
 
     Example: edge-ad evaluate runs/lid captures/lid
     """

@@ -14,14 +14,15 @@ from edge_ad.extras import require
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="Directory of a finished training run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished training run.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Directory of the bundle. [RUN/bundle]")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Writes a bundle: ONNX graphs, manifest, threshold and golden samples.
 
-    Each graph is run and compared with PyTorch; one that differs by more than 0.0001 is not kept.
-    The bundle is all that travels to a box; torch stays behind.
+    Each graph is run and compared with PyTorch; one that differs by more
+    than 0.0001 is not kept. The bundle is all that travels to a box; torch
+    stays behind.
 
     Example: edge-ad export runs/lid --output bundles/lid
     """

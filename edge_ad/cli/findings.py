@@ -183,7 +183,7 @@ def _gpu(facts: Facts) -> list[Finding]:
         gpu = facts("nvidia")
     except EdgeAdError as error:
         if runtime.status is not Status.OK:
-            runtime = Finding("TensorRT", Status.NOTE, "not installed, and of no use without an NVIDIA GPU")
+            runtime = Finding("TensorRT", Status.NOTE, "not available, and of no use without an NVIDIA GPU")
         value = error.what if "libcuda.so" in error.why else f"{error.what}: {error.why}"
         return [Finding("NVIDIA GPU", Status.NOTE, value, error.remedy), runtime]
     named = "{gpu}, compute capability {compute_capability}, driver {driver}".format_map(gpu) if gpu else "it works"

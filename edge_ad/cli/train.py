@@ -15,7 +15,9 @@ from edge_ad.extras import require
 
 
 def command(
-    data: Annotated[Path, typer.Argument(help="Data set: MVTec 3D-AD, Eyecandies, or what 'edge-ad capture' wrote.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Data set: MVTec 3D-AD, Eyecandies, or what 'edge-ad capture' wrote.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the run.")],
     category: Annotated[str | None, typer.Option(help="Folder of DATA, where it holds several products.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings; the options here go before it.")] = None,
@@ -32,8 +34,9 @@ def command(
 ) -> None:
     """Learns what good parts look like.
 
-    Reads the train and validation frames (good parts only) and writes OUTPUT/checkpoint.safetensors.
-    A run that is stopped, even by a power cut, goes on with --resume.
+    Reads the train and validation frames (good parts only) and writes
+    OUTPUT/checkpoint.safetensors. A run that is stopped, even by a power
+    cut, goes on with --resume.
 
     Example: edge-ad train captures/lid --output runs/lid --modalities rgb,depth
     """

@@ -7,13 +7,14 @@
                     /gt/NNNNNN.png                  defect masks, optional
 
 Either of ``rgb`` and ``depth`` may be absent from a whole data set. A plain recording
-``ROOT/{rgb,depth}`` of good parts is a data set too: every fifth capture validates.
+``ROOT/{rgb,depth}`` of good parts is a data set too. Where there is no validation split, every fifth
+training capture validates instead of training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -167,9 +168,10 @@ def open_folder(directory: Path) -> Dataset:
     """
     intrinsics, depth_unit_m = read_intrinsics(directory)
     if any((directory / kind).is_dir() for kind in ("rgb", "depth")):
-        entries = tuple(_recording_entries(directory))
+        entries = [Entry("train", GOOD, _files(capture)) for capture in list_captures(directory)]
     else:
-        entries = tuple(_split_entries(directory))
+        entries = list(_split_entries(directory))
+    entries = _with_validation(entries)
     kinds = {kind for entry in entries for kind in entry.files if kind != "gt"}
     for entry in entries:
         for kind in kinds - entry.files.keys():
@@ -180,7 +182,7 @@ def open_folder(directory: Path) -> Dataset:
             )
     category = directory.resolve().name
     read = partial(_read, category=category, intrinsics=intrinsics, depth_unit_m=depth_unit_m)
-    return Dataset(directory, category, LAYOUT, entries, intrinsics, read)
+    return Dataset(directory, category, LAYOUT, tuple(entries), intrinsics, read)
 
 
 def _files(capture: CapturePaths) -> dict[str, Path]:
@@ -188,10 +190,14 @@ def _files(capture: CapturePaths) -> dict[str, Path]:
     return {kind: path for kind, path in both.items() if path is not None}
 
 
-def _recording_entries(directory: Path) -> Iterator[Entry]:
-    for index, capture in enumerate(list_captures(directory)):
-        split = "validation" if index % VALIDATION_EVERY == VALIDATION_EVERY - 1 else "train"
-        yield Entry(split, GOOD, _files(capture))
+def _with_validation(entries: list[Entry]) -> list[Entry]:
+    """The entries, with every fifth of the train split moved to validation where that is empty."""
+    train = [entry for entry in entries if entry.split == "train"]
+    if any(entry.split == "validation" for entry in entries):
+        return entries
+    held_out = [replace(entry, split="validation") for entry in train[VALIDATION_EVERY - 1 :: VALIDATION_EVERY]]
+    kept = [entry for index, entry in enumerate(train) if index % VALIDATION_EVERY != VALIDATION_EVERY - 1]
+    return kept + held_out + [entry for entry in entries if entry.split == "test"]
 
 
 def _split_entries(directory: Path) -> Iterator[Entry]:

@@ -126,7 +126,10 @@ def load_detector(path: Path) -> tuple[Detector, CheckpointRecord]:
     try:
         detector.load_state_dict({name: x for name, x in tensors.items() if not name.startswith(GOLDEN_PREFIX)})
     except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit its own settings", why=str(error), remedy="train again") from error
+        why = " ".join(str(error).split())  # PyTorch lists every tensor on a line of its own
+        raise CheckpointError(
+            f"{checkpoint_path(path)} does not fit its own settings", why=why[:300], remedy="train again"
+        ) from error
     return detector.eval(), record
 
 

@@ -113,6 +113,9 @@ def test_a_live_camera_delivers_what_the_sensors_sent() -> None:
             depth, rgb = make_images(number)
             np.testing.assert_array_equal(frame.depth, depth)
             np.testing.assert_array_equal(frame.rgb, rgb)
+            # Views of the SDK's buffers would starve it once a line holds some frames.
+            assert frame.depth is not None and frame.depth.flags.owndata
+            assert frame.rgb is not None and frame.rgb.flags.owndata
             assert (frame.sequence, frame.source) == (number, f"realsense://{SERIAL}")
             assert (frame.depth_unit_m, frame.intrinsics) == (0.001, INTRINSICS)
 

@@ -265,3 +265,14 @@ def test_path_that_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written.*permissions"):
         FolderWriter(tmp_path / "file").write(make_frame())
+
+
+def test_without_a_validation_split_every_fifth_training_capture_validates(tmp_path: Path) -> None:
+    writer = FolderWriter(tmp_path, "train")
+    for number in range(10):
+        writer.write(make_frame(number))
+    dataset = open_folder(tmp_path)
+    assert [frame.path.stem for frame in dataset.frames("validation")] == ["000004", "000009"]
+    assert len(dataset.frames("train")) == 8
+    FolderWriter(tmp_path, "validation").write(make_frame(10))
+    assert (len(open_folder(tmp_path).frames("train")), len(open_folder(tmp_path).frames("validation"))) == (10, 1)

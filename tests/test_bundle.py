@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edge_ad.bundle import Bundle, file_digest, read_bundle
+from edge_ad.errors import BundleError
+from tests.factories import make_bundle
+
+
+@pytest.fixture
+def copy(rd_bundle_directory: Path, tmp_path: Path) -> Path:
+    """A bundle that a test may damage."""
+    return Path(shutil.copytree(rd_bundle_directory, tmp_path / "bundle"))
+
+
+def with_threshold(bundle: Bundle, value: float) -> None:
+    """As if the threshold had been set anew, manifest included."""
+    path, manifest_path = bundle.directory / "thresholds.json", bundle.directory / "manifest.json"
+    thresholds = bundle.thresholds.model_dump()
+    thresholds["modes"]["full"]["value"] = value
+    path.write_text(json.dumps(thresholds))
+    manifest = json.loads(manifest_path.read_text())
+    manifest["files"]["thresholds.json"] = file_digest(path).model_dump()
+    manifest_path.write_text(json.dumps(manifest))
+
+
+def test_the_digest_is_of_all_but_the_thresholds(copy: Path, tmp_path: Path) -> None:
+    bundle = read_bundle(copy)
+    with_threshold(bundle, 123.0)
+    changed = read_bundle(copy)
+    assert changed.thresholds.modes["full"].value == 123.0
+    assert changed.digest == bundle.digest
+    assert make_bundle(tmp_path / "one", seed=1).digest != make_bundle(tmp_path / "two", seed=2).digest
+
+
+def flip_a_byte(bundle: Path) -> None:
+    path = bundle / "model.onnx"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def manifest_with(**changes: object) -> Callable[[Path], None]:
+    def change(bundle: Path) -> None:
+        path = bundle / "manifest.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+def unlisted(name: str) -> Callable[[Path], None]:
+    def change(bundle: Path) -> None:
+        files = json.loads((bundle / "manifest.json").read_text())["files"]
+        files.pop(name)
+        manifest_with(files=files)(bundle)
+
+    return change
+
+
+def escaping(bundle: Path) -> None:
+    digest = file_digest(bundle / "model.onnx").model_dump()
+    manifest_with(files={"../model.onnx": digest})(bundle)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        pytest.param(
+            lambda b: flip_a_byte(b / "model.onnx"), r"model\.onnx is not the file that was exported", id="flipped"
+        ),
+        pytest.param(
+            lambda b: (b / "thresholds.json").write_text("{}"), r"thresholds\.json is not the file", id="edited"
+        ),
+        pytest.param(lambda b: (b / "student_depth.onnx").unlink(), r"student_depth\.onnx is missing", id="missing"),
+        pytest.param(lambda b: (b / "manifest.json").unlink(), r"it has no manifest\.json", id="no manifest"),
+        pytest.param(
+            lambda b: (b / "manifest.json").write_text("{"), r"manifest\.json: .* not valid", id="broken manifest"
+        ),
+        pytest.param(manifest_with(schema_version=2), r"schema_version is not valid", id="other schema"),
+        pytest.param(manifest_with(extra=1), r"manifest\.json: extra is not valid", id="unknown field"),
+        pytest.param(lambda b: (b / "manifest.json").write_text("[1]"), r"manifest\.json: ", id="foreign"),
+        pytest.param(unlisted("golden.safetensors"), r"does not list golden\.safetensors", id="unlisted"),
+        pytest.param(escaping, r"lists '\.\./model\.onnx'", id="outside"),
+    ],
+)
+def test_a_changed_bundle_is_refused_by_name(copy: Path, damage: Callable[[Path], object], message: str) -> None:
+    damage(copy)
+    with pytest.raises(BundleError, match=message) as caught:
+        read_bundle(copy)
+    assert str(copy) in str(caught.value)
+    assert "edge-ad export" in str(caught.value)
