@@ -47,11 +47,11 @@ def command(
     frames: Annotated[int, typer.Option(help="Live frames to inspect.", min=10)] = 100,
     fps: Annotated[int, typer.Option(help="Of the synthetic camera.", min=1, max=120)] = 15,
 ) -> None:
-    """Makes a product, learns it, exports it, builds an engine and inspects
-    live frames.
+    """Goes the whole way on this machine, from a product to live verdicts.
 
-    Needs no camera, no GPU, no data set and no network; minutes on two CPU
-    cores.
+    Makes a synthetic product, learns it, exports it, builds an engine and
+    inspects live frames. Needs no camera, no GPU, no data set and no
+    network; minutes on two CPU cores.
 
     Example: edge-ad demo --output /tmp/demo
     """
