@@ -14,7 +14,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -22,7 +22,6 @@ from edge_ad.config import Settings, validated
 from edge_ad.errors import BundleError
 from edge_ad.types import Intrinsics, Roi, TensorSpec
 
-SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 THRESHOLDS = "thresholds.json"
 GOLDEN = "golden.safetensors"
@@ -74,11 +73,11 @@ class TrainingData(Settings):
 
 
 class Manifest(Settings):
-    """The content of ``manifest.json``."""
+    """The content of ``manifest.json``; ``sha256`` is over all the rest of it."""
 
     schema_version: Literal[1]
     edge_ad_version: str
-    name: str
+    name: str = Field(pattern=r"^[^/\\.][^/\\]*$")
     model: str
     backbone: str
     modalities: tuple[str, ...]
@@ -91,6 +90,15 @@ class Manifest(Settings):
     parity: dict[str, float]
     licences: dict[str, str]
     files: dict[str, FileDigest]
+    sha256: str = ""
+
+    def content_digest(self) -> str:
+        """sha256 (hex) over all of the manifest but ``sha256`` itself."""
+        return _digest_of(self.model_dump(mode="json", exclude={"sha256"}))
+
+    def sealed(self) -> Manifest:
+        """The manifest with its own digest, as ``read_bundle`` wants it."""
+        return self.model_copy(update={"sha256": self.content_digest()})
 
     def tensor_specs(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         """Inputs and outputs of ``model.onnx``."""
@@ -138,9 +146,8 @@ class Bundle:
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) over names and digests of everything but the thresholds, which may change."""
-        listing = {name: entry.sha256 for name, entry in self.manifest.files.items() if name != THRESHOLDS}
-        return hashlib.sha256(json.dumps(listing, sort_keys=True).encode()).hexdigest()
+        """sha256 (hex) over the manifest and so over all files but the thresholds, which may change."""
+        return _digest_of(self.manifest.model_dump(mode="json", exclude={"sha256": True, "files": {THRESHOLDS}}))
 
 
 def file_digest(path: Path) -> FileDigest:
@@ -171,6 +178,8 @@ def read_bundle(directory: Path) -> Bundle:
     if not manifest_path.is_file():
         raise BundleError(f"{directory} is not a bundle", why=f"it has no {MANIFEST}", remedy=again)
     manifest = validated(Manifest, _text(manifest_path), str(manifest_path), BundleError, again)
+    if manifest.sha256 != manifest.content_digest():
+        raise BundleError(f"{manifest_path} was edited", why="its content does not have its own sha256", remedy=again)
     for name, expected in manifest.files.items():
         if Path(name).name != name or name == MANIFEST:
             raise BundleError(f"{manifest_path} lists {name!r}", why="that is not a plain file name", remedy=again)
@@ -195,3 +204,7 @@ def _text(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path} cannot be read", why=str(error), remedy="check its permissions") from error
+
+
+def _digest_of(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -114,6 +114,23 @@ class RoiConfig(Settings):
     height_px: int = Field(ge=32)
 
 
+class HeadConfig(Settings):
+    """How distances become a map.
+
+    Attributes:
+        sigma_px: of the Gaussian, in pixels of the network's size; cut at 4σ as SciPy does.
+        energy_floor: share of the average feature energy that is added to the cosine's denominator,
+            for standardised features only. Where a teacher has nothing to say (flat background) its
+            features are short, their direction is noise, and plain cosine turns that into anomaly.
+        standardize: ``scale`` gives each scale of each modality the same say on good parts;
+            ``modality`` sums the scales first (the papers' way).
+    """
+
+    sigma_px: float = Field(default=4.0, gt=0, le=32)
+    energy_floor: float = Field(default=0.2, ge=0, le=10)
+    standardize: Literal["scale", "modality"] = "scale"
+
+
 class TrainConfig(Settings):
     """One training run.
 
@@ -121,6 +138,7 @@ class TrainConfig(Settings):
         model: ``crd`` (two modalities that watch each other) or ``rd`` (one modality).
         backbone: the teacher.
         preprocess: how frames become images.
+        head: how distances become a map.
         roi: the part of the frame to look at; None for all of it.
         steps: optimiser steps.
         batch_size: frames a step.
@@ -134,12 +152,13 @@ class TrainConfig(Settings):
     model: Literal["crd", "rd"] = "crd"
     backbone: str = "efficientnet_lite0"
     preprocess: PreprocessConfig = PreprocessConfig()
+    head: HeadConfig = HeadConfig()
     roi: RoiConfig | None = None
     steps: int = Field(default=160, ge=1, le=1_000_000)
     batch_size: int = Field(default=8, ge=2, le=256)
     learning_rate: float = Field(default=5e-3, gt=0, le=1)
     betas: tuple[float, float] = (0.5, 0.999)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
     checkpoint_every_s: float = Field(default=30, ge=0)
     cache_bytes: int = Field(default=2 << 30, ge=0)
 

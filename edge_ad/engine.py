@@ -30,6 +30,7 @@ from edge_ad.backends.golden import check_golden
 from edge_ad.bundle import GOLDEN, MANIFEST, MODEL, THRESHOLDS, Bundle, FileDigest, Manifest, Thresholds
 from edge_ad.config import Settings, validated
 from edge_ad.errors import EngineError
+from edge_ad.files import replace_directory
 from edge_ad.types import Backend
 
 __all__ = ["Engine", "EngineKey", "EngineManifest", "build_engine", "check_golden", "load_engine", "read_engine"]
@@ -51,6 +52,7 @@ class EngineKey(Settings):
         gpu: the GPU's name.
         compute_capability: of the GPU.
         driver: of the GPU.
+        edge_ad_version: that built it; another one may convert the graph in another way.
     """
 
     bundle_digest: str
@@ -63,6 +65,7 @@ class EngineKey(Settings):
     gpu: str
     compute_capability: str
     driver: str
+    edge_ad_version: str
 
     @property
     def rebuild_command(self) -> str:
@@ -75,7 +78,6 @@ class EngineManifest(EngineKey):
     """The content of ``engine.json``; ``mac`` is the box's signature over all the rest."""
 
     schema_version: Literal[1]
-    edge_ad_version: str
     files: dict[str, FileDigest]
     mac: str
 
@@ -187,6 +189,7 @@ def _key(bundle: Bundle, backend: str, precision: Precision, max_batch: int) -> 
         "max_batch": max_batch,
         "input_shapes": {tensor.name: tensor.shape for tensor in bundle.manifest.inputs},
         "options": dict(kind.options),
+        "edge_ad_version": __version__,
         **asdict(kind.box_facts()),
     }
     return validated(EngineKey, settings, "the engine's settings")
@@ -214,7 +217,7 @@ def _built_before(directory: Path, key: EngineKey) -> bytes | None:
 def _install(directory: Path, key: EngineKey, contents: dict[str, bytes]) -> Engine:
     """Writes an engine aside, loads it from there and, if that works, puts it into place."""
     files = {name: _digest(content) for name, content in contents.items()}
-    unsigned = EngineManifest(**key.model_dump(), schema_version=1, edge_ad_version=__version__, files=files, mac="")
+    unsigned = EngineManifest(**key.model_dump(), schema_version=1, files=files, mac="")
     manifest = unsigned.model_copy(update={"mac": sign(unsigned.signed_content())})
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -225,7 +228,7 @@ def _install(directory: Path, key: EngineKey, contents: dict[str, bytes]) -> Eng
             (aside / ENGINE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
             engine, backend = load_engine(aside)
             backend.close()
-            _swap(aside, directory)
+            replace_directory(aside, directory)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
@@ -233,21 +236,6 @@ def _install(directory: Path, key: EngineKey, contents: dict[str, bytes]) -> Eng
             f"{directory} cannot be written", why=str(error), remedy="free disk space or name another directory"
         ) from error
     return replace(engine, directory=directory)
-
-
-def _swap(new: Path, directory: Path) -> None:
-    """Puts ``new`` in the place of ``directory`` by renaming, and back if that fails."""
-    if not directory.exists():
-        new.replace(directory)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old-", dir=directory.parent))
-    directory.replace(old)
-    try:
-        new.replace(directory)
-    except OSError:
-        old.replace(directory)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _read(directory: Path) -> tuple[Engine, bytes]:

@@ -86,7 +86,7 @@ def evaluate(
     for index, item in enumerate(frames):
         items.append(_Judged.of(item, predict(item.frame), roi))
         progress(index + 1, len(frames))
-    labels = np.array([item.is_anomalous for item in items])
+    labels = np.array([item.is_anomalous for item in items], np.bool_)
     if not labels.any() or labels.all():
         raise DataError(
             "the test split cannot be evaluated",

@@ -38,6 +38,7 @@ from edge_ad.bundle import (
     read_bundle,
 )
 from edge_ad.errors import BundleError, OutputError
+from edge_ad.files import replace_directory
 from edge_ad.models.checkpoint import CheckpointRecord, load_detector, read_golden
 from edge_ad.models.crd import CrdStudent
 from edge_ad.models.detector import Detector
@@ -48,6 +49,8 @@ OPSET = 18
 MAX_BATCH = 64
 TOLERANCE = 1e-4
 """Largest difference of a map from PyTorch's, absolute; of features, as a share of their largest value."""
+ROUNDING = 2e-6
+"""What float32 leaves of a map's largest value: allowed instead where maps grow beyond 50."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +185,7 @@ def parity(graph: Graph, content: bytes) -> float:
         the output's largest value.
 
     Raises:
-        BundleError: it is above ``TOLERANCE``.
+        BundleError: it is above ``TOLERANCE`` (of a fused map: or above ``ROUNDING`` of its peak).
     """
     with torch.no_grad():
         expected = graph.module(*graph.arguments)
@@ -191,12 +194,16 @@ def parity(graph: Graph, content: bytes) -> float:
     given = session.run(list(graph.outputs), feeds)
     worst = 0.0
     for name, ours, theirs in zip(graph.outputs, given, expected, strict=True):
-        difference = float(np.abs(ours - theirs.numpy()).max())
-        worst = max(worst, difference if graph.name == "model" else difference / float(theirs.abs().max()))
-        if not worst <= TOLERANCE:
+        difference, largest = float(np.abs(ours - theirs.numpy()).max()), float(theirs.abs().max())
+        if graph.name == "model":
+            allowed = max(TOLERANCE, ROUNDING * largest)
+        else:
+            difference, allowed = difference / largest, TOLERANCE
+        worst = max(worst, difference)
+        if not difference <= allowed:
             raise BundleError(
                 f"{graph.name}.onnx does not give PyTorch's answers",
-                why=f"{name} differs by {worst:.2g}, allowed is {TOLERANCE:g}",
+                why=f"{name} differs by {difference:.2g}, allowed is {allowed:.2g}",
                 remedy="report this with the versions that 'edge-ad doctor' prints",
             )
     return worst
@@ -245,9 +252,7 @@ def export_bundle(
             (fresh / THRESHOLDS).write_text(thresholds.model_dump_json(indent=1))
             manifest = _manifest(detector, record, fresh, metrics or {}, differences)
             (fresh / MANIFEST).write_text(manifest.model_dump_json(indent=1))
-            if directory.exists():
-                directory.replace(Path(temporary) / "old")
-            fresh.replace(directory)
+            replace_directory(fresh, directory)
     except OSError as error:
         raise OutputError(
             f"{directory} cannot be written", why=str(error), remedy="check disk and permissions"
@@ -273,7 +278,7 @@ def _manifest(
     depth = "m" if spec.depth == "float32_m" else f"low and high byte of uint16, {spec.depth_unit_m:g} m a unit"
     units = {"rgb": "sRGB, 0 to 255", "normals": "(n + 1) * 127.5", "depth": depth}
     inputs, outputs = tensor_specs(detector)
-    return Manifest(
+    manifest = Manifest(
         schema_version=1,
         edge_ad_version=__version__,
         name=record.data.category,
@@ -293,6 +298,7 @@ def _manifest(
         licences={"edge-ad": "Apache-2.0", f"teacher {detector.spec.name}": detector.spec.licence},
         files={path.name: file_digest(path) for path in sorted(directory.iterdir())},
     )
+    return manifest.sealed()
 
 
 @contextmanager

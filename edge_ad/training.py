@@ -2,7 +2,7 @@
 
 Only train and validation frames are read, never test frames, and nothing is selected by a score: the
 last step is used. A killed run goes on from its checkpoint to the same weights, since the order of
-the frames depends only on the seed and the epoch.
+the frames depends only on the seed and the epoch (on a GPU, to the rounding of its kernels).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from edge_ad.bundle import TrainingData
 from edge_ad.config import TrainConfig
-from edge_ad.errors import CheckpointError
+from edge_ad.errors import CheckpointError, ConfigError, OutputError
+from edge_ad.models.backbones import BACKBONES
 from edge_ad.models.checkpoint import CHECKPOINT, GOLDEN_PREFIX, CheckpointRecord, read_checkpoint, write_checkpoint
 from edge_ad.models.detector import Detector, DetectorConfig
 from edge_ad.models.layers import Features
@@ -69,7 +70,7 @@ def train(
 
     Raises:
         DataError: frames are missing or do not fit together.
-        ConfigError: a setting does not fit the data.
+        ConfigError: there is no such backbone, or a setting does not fit the data.
         WeightsError: the teacher's weights cannot be had.
         CheckpointError: there is a checkpoint already and ``resume`` is False, or it is of another run.
         OutputError: a checkpoint cannot be written.
@@ -79,6 +80,9 @@ def train(
         raise CheckpointError(
             f"{path} is there already", why="training would replace it", remedy="add --resume, or name another --output"
         )
+    if config.backbone not in BACKBONES:
+        raise ConfigError(f"there is no backbone {config.backbone!r}", remedy=f"choose one of {', '.join(BACKBONES)}")
+    _make_directory(run_dir)
     progress(Progress("reading frames", 0, config.steps))
     train_frames, validation_frames = good_frames(dataset, "train"), good_frames(dataset, "validation")
     data = TrainingData(
@@ -91,10 +95,16 @@ def train(
     names = config.preprocess.input_names
     inputs, validation = (stacked_inputs(frames, spec, names) for frames in (train_frames, validation_frames))
     geometry = learn_geometry(train_frames, inputs, spec, config.preprocess)
+    del train_frames, validation_frames
     torch.manual_seed(config.seed)
     teacher = load_teacher(config.backbone, weights_path)
     detector_config = DetectorConfig(
-        model=config.model, backbone=config.backbone, preprocess=config.preprocess, input=spec, geometry=geometry
+        model=config.model,
+        backbone=config.backbone,
+        preprocess=config.preprocess,
+        head=config.head,
+        input=spec,
+        geometry=geometry,
     )
     detector = Detector(detector_config, teacher)
     trainer = _Trainer(detector, config, data, path, progress)
@@ -116,6 +126,7 @@ class _Trainer:
         path: Path,
         progress: Callable[[Progress], None],
     ) -> None:
+        torch.backends.cudnn.allow_tf32 = False  # the exported graph does not round to it either
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.detector, self.config, self.data, self.path = detector.to(self.device), config, data, path
         self.progress = progress
@@ -136,8 +147,8 @@ class _Trainer:
             self.progress(Progress("computing the teacher's features", 0, self.config.steps))
             self.cache = self._all_features(inputs)
         if self.detector.spec.signed:
-            sample = self.cache or self._features(inputs, slice(0, max(1, self.config.cache_bytes // each)))
-            self.detector.scaling.learn(sample)
+            some = {name: x[: max(1, self.config.cache_bytes // each)] for name, x in inputs.items()}
+            self.detector.scaling.learn(self.cache or self._all_features(some))
             self.cache = self.detector.scaling(self.cache) if self.cache else None
 
     def run(self, inputs: Inputs) -> None:
@@ -187,9 +198,14 @@ class _Trainer:
             CheckpointError: it belongs to other settings or other data.
         """
         record, tensors = read_checkpoint(self.path)
+        state = {name.removeprefix("detector."): x for name, x in tensors.items() if not name.startswith("adam.")}
+        fresh = self.detector.state_dict()
+        same_teacher = all(torch.equal(x.cpu(), state[n]) for n, x in fresh.items() if n.startswith("teacher."))
         for what, was, now in (
-            ("settings", record.training, self.config),
+            ("settings", _settings(record.training), _settings(self.config)),
             ("training data", record.data, self.data),
+            ("camera or plane", record.detector, self.detector.config),
+            ("teacher weights", True, same_teacher),
         ):
             if was != now:
                 raise CheckpointError(
@@ -200,8 +216,7 @@ class _Trainer:
         self.step, self.finished = record.step, record.finished
         if self.finished:
             return
-        state = {name.removeprefix("detector."): x for name, x in tensors.items() if not name.startswith("adam.")}
-        self.detector.load_state_dict(state)
+        self.detector.load_state_dict({name: x for name, x in state.items() if name in fresh})
         for index, parameter in enumerate(self.detector.students.parameters()):
             self.optimizer.state[parameter] = {
                 key: tensors[f"adam.{index}.{key}"].to(parameter.device)
@@ -291,3 +306,18 @@ def exact_batch_norm(students: nn.Module, batches: Sequence[Callable[[], list[Fe
 def _concatenated(parts: Sequence[list[Features]]) -> list[Features]:
     """Features (or distances) of several batches as those of one."""
     return [[torch.cat(x) for x in zip(*maps, strict=True)] for maps in zip(*parts, strict=True)]
+
+
+def _settings(config: TrainConfig) -> TrainConfig:
+    """The settings that decide the result, without those that only suit a machine."""
+    usual = TrainConfig.model_fields
+    return config.model_copy(update={name: usual[name].default for name in ("cache_bytes", "checkpoint_every_s")})
+
+
+def _make_directory(run_dir: Path) -> None:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{run_dir} cannot be made", why=error.strerror or str(error), remedy="name another --output"
+        ) from error

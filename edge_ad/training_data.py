@@ -16,7 +16,7 @@ from edge_ad.errors import ConfigError, DataError
 from edge_ad.feeds import feeds_from_frame
 from edge_ad.geometry import fit_plane
 from edge_ad.models.backbones import BACKBONES
-from edge_ad.models.preprocess import GeometryStatistics, Preprocess
+from edge_ad.models.preprocess import MOSTLY, GeometryStatistics, Preprocess
 from edge_ad.scoring import MIN_SCORES
 from edge_ad.types import Intrinsics, LabelledFrame, Roi
 
@@ -60,6 +60,7 @@ def input_spec(frames: Sequence[LabelledFrame], intrinsics: Intrinsics | None, c
     roi = Roi(0, 0, width, height) if config.roi is None else Roi(**config.roi.model_dump())
     if roi.x_px + roi.width_px > width or roi.y_px + roi.height_px > height:
         raise ConfigError(f"the ROI {roi} leaves the frames of {width}×{height} px", remedy="choose it inside")
+    roi = _snapped(roi, config.preprocess.image_size_px)
     intrinsics = intrinsics or first.intrinsics
     depth: Literal["uint16_planes", "float32_m", "none"] = "none"
     if "depth" in config.preprocess.input_names:
@@ -73,6 +74,12 @@ def input_spec(frames: Sequence[LabelledFrame], intrinsics: Intrinsics | None, c
     return InputSpec(
         frame_size_px=(height, width), roi=roi, depth=depth, depth_unit_m=first.depth_unit_m, intrinsics=intrinsics
     )
+
+
+def _snapped(roi: Roi, size_px: int) -> Roi:
+    """The ROI without the last columns and rows that would keep it from shrinking by a whole factor first."""
+    width, height = (length - length % max(1, length // size_px) for length in (roi.width_px, roi.height_px))
+    return Roi(roi.x_px, roi.y_px, width, height)
 
 
 def learn_geometry(
@@ -93,7 +100,7 @@ def learn_geometry(
     heights: list[Tensor] = []
     for row in range(len(inputs["depth"])):
         height, part, _, mask = preprocess.height(inputs["depth"][row : row + 1])
-        heights.append(height[part & (mask > 0.5)])
+        heights.append(height[part & (mask > MOSTLY)])
     values = torch.cat(heights)
     if not len(values):
         raise DataError(

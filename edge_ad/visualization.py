@@ -5,7 +5,6 @@ Every picture taken or returned here is RGB, uint8 (H, W, 3).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edge_ad.errors import DataError, OutputError
+from edge_ad.errors import DataError
+from edge_ad.files import write_bytes
 from edge_ad.types import AnyArray, BoolArray, Decision, Float32Array, UInt8Array
 
 Colour = tuple[int, int, int]
@@ -171,26 +171,6 @@ def contact_sheet(
         top = _HEADER_PX + index * (card_height + _GAP_PX)
         sheet[top : top + card_height, _MARGIN_PX : _MARGIN_PX + card_width] = card
     return sheet
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file that appears whole or not at all, making its directory where needed.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            unfinished.write_bytes(content)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written", why=str(error), remedy="check the disk's space and permissions"
-        ) from error
 
 
 def write_png(path: Path, rgb: UInt8Array) -> None:

@@ -1,6 +1,6 @@
 """How well each setting finds the defects of a data set: mean and spread over seeds, as a table.
 
-    scripts/bench accuracy DATA [--category NAME,…] [--pairs 'rgb,depth rgb,normals'] [--seeds 3] [--steps 200]
+    scripts/bench accuracy DATA [--category NAME,…] [--pairs 'rgb,depth rgb,normals'] [--seeds 3] [--steps 160]
 
 Every run trains on train/, takes map statistics and threshold from validation/, and is judged on test/.
 Finished runs are kept in --output and not repeated, so the command can be stopped and started again.
@@ -34,7 +34,7 @@ def main(
     backbone: str = "efficientnet_lite0",
     weights: Path | None = None,
     seeds: int = 3,
-    steps: int = 200,
+    steps: int = TrainConfig().steps,
     output: Path = Path("runs/accuracy"),
 ) -> None:
     """Trains and evaluates every combination, then prints the table."""
@@ -81,7 +81,7 @@ def _run(
         train(dataset, config, run_dir, weights_path=weights, resume=True, progress=show)
         seconds = time.monotonic() - started
         predictor = open_predictor(run_dir)
-        evaluation = evaluate(predictor, dataset.frames("test"), predictor.threshold)
+        evaluation = evaluate(predictor, dataset.frames("test"), predictor.threshold, roi=predictor.spec.roi)
         report_path.write_text(json.dumps({"seconds": seconds, **evaluation.report()}, indent=1))
     report = json.loads(report_path.read_text())
     return {"all": report["metrics"], **report["modalities"]}

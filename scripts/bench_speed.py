@@ -13,7 +13,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import numpy as np
 import onnxruntime
@@ -26,12 +26,15 @@ from torch.nn import functional as F
 
 from edge_ad.backends.onnxruntime import OnnxRuntimeBackend
 from edge_ad.bundle import InputSpec
+from edge_ad.config import PreprocessConfig
 from edge_ad.data.synthetic import SyntheticProduct
 from edge_ad.export import graphs, onnx_from_graph
 from edge_ad.feeds import feeds_from_frame
 from edge_ad.models.detector import Detector, DetectorConfig
 from edge_ad.models.preprocess import GeometryStatistics
 from edge_ad.types import Roi
+
+MODALITIES: Final = ("rgb", "normals")
 
 
 def main(
@@ -55,7 +58,7 @@ def main(
     console.print(table)
     console.print(
         f"torch {torch.__version__} and onnxruntime {onnxruntime.__version__}, {torch.get_num_threads()} threads, "
-        f"RGB + normals, 256², one frame at a time, {rounds} rounds"
+        f"{' + '.join(MODALITIES)}, 256², one frame at a time, {rounds} rounds"
     )
 
 
@@ -69,7 +72,12 @@ def _contestants(backbone: str) -> tuple[Callable[[], None], Callable[[], None]]
         depth_unit_m=frame.depth_unit_m,
         intrinsics=frame.intrinsics,
     )
-    config = DetectorConfig(backbone=backbone, input=spec, geometry=GeometryStatistics(reference_m=0.5))
+    config = DetectorConfig(
+        backbone=backbone,
+        preprocess=PreprocessConfig(modalities=MODALITIES),
+        input=spec,
+        geometry=GeometryStatistics(reference_m=0.5),
+    )
     detector = Detector(config).eval()
     for parameter in detector.parameters():
         parameter.requires_grad_(False)
@@ -89,7 +97,7 @@ def _contestants(backbone: str) -> tuple[Callable[[], None], Callable[[], None]]
 
 
 @torch.no_grad()
-def _research_step(detector: Detector, inputs: dict[str, torch.Tensor]) -> tuple[np.ndarray, float]:
+def _research_step(detector: Detector, inputs: dict[str, torch.Tensor]) -> tuple[np.ndarray[Any, Any], float]:
     images, _ = detector.preprocess(inputs)
     first, second = detector.scaling([detector.teacher(image) for image in images])
     total = np.zeros((256, 256))

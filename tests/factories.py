@@ -55,7 +55,7 @@ def make_bundle(directory: Path, *, seed: int = 7) -> Bundle:
 
 def _manifest(files: dict[str, object]) -> Manifest:
     roi = Roi(x_px=0, y_px=0, width_px=64, height_px=64)
-    return Manifest.model_validate(
+    manifest = Manifest.model_validate(
         {
             "schema_version": 1,
             "edge_ad_version": "0",
@@ -82,3 +82,4 @@ def _manifest(files: dict[str, object]) -> Manifest:
             "files": files,
         }
     )
+    return manifest.sealed()

@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from edge_ad.bundle import Bundle, file_digest, read_bundle
+from edge_ad.bundle import Bundle, Manifest, file_digest, read_bundle
 from edge_ad.errors import BundleError
 from tests.factories import make_bundle
 
@@ -26,7 +28,7 @@ def with_threshold(bundle: Bundle, value: float) -> None:
     path.write_text(json.dumps(thresholds))
     manifest = json.loads(manifest_path.read_text())
     manifest["files"]["thresholds.json"] = file_digest(path).model_dump()
-    manifest_path.write_text(json.dumps(manifest))
+    manifest_path.write_text(Manifest.model_validate(manifest).sealed().model_dump_json())
 
 
 def test_the_digest_is_of_all_but_the_thresholds(copy: Path, tmp_path: Path) -> None:
@@ -48,9 +50,17 @@ def flip_a_byte(bundle: Path) -> None:
 def manifest_with(**changes: object) -> Callable[[Path], None]:
     def change(bundle: Path) -> None:
         path = bundle / "manifest.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        edited = json.loads(path.read_text()) | changes
+        with suppress(ValidationError):  # what is no manifest at all cannot be sealed either
+            edited = Manifest.model_validate(edited).sealed().model_dump(mode="json")
+        path.write_text(json.dumps(edited))
 
     return change
+
+
+def unsealed_edit(bundle: Path) -> None:
+    path = bundle / "manifest.json"
+    path.write_text(path.read_text().replace("uint16_planes", "float32_m").replace('"rd"', '"crd"'))
 
 
 def unlisted(name: str) -> Callable[[Path], None]:
@@ -70,17 +80,14 @@ def escaping(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        pytest.param(
-            lambda b: flip_a_byte(b / "model.onnx"), r"model\.onnx is not the file that was exported", id="flipped"
-        ),
+        pytest.param(flip_a_byte, r"model\.onnx is not the file that was exported", id="flipped byte"),
         pytest.param(
             lambda b: (b / "thresholds.json").write_text("{}"), r"thresholds\.json is not the file", id="edited"
         ),
         pytest.param(lambda b: (b / "student_depth.onnx").unlink(), r"student_depth\.onnx is missing", id="missing"),
+        pytest.param(unsealed_edit, r"manifest\.json was edited", id="edited manifest"),
         pytest.param(lambda b: (b / "manifest.json").unlink(), r"it has no manifest\.json", id="no manifest"),
-        pytest.param(
-            lambda b: (b / "manifest.json").write_text("{"), r"manifest\.json: .* not valid", id="broken manifest"
-        ),
+        pytest.param(lambda b: (b / "manifest.json").write_text("{"), r"manifest\.json: .* not valid", id="not JSON"),
         pytest.param(manifest_with(schema_version=2), r"schema_version is not valid", id="other schema"),
         pytest.param(manifest_with(extra=1), r"manifest\.json: extra is not valid", id="unknown field"),
         pytest.param(lambda b: (b / "manifest.json").write_text("[1]"), r"manifest\.json: ", id="foreign"),

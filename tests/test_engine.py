@@ -260,7 +260,7 @@ def _spoil_golden(bundle: Bundle, by: float) -> Bundle:
 
 def _with_new_digests(bundle: Bundle) -> Bundle:
     files = {name: file_digest(bundle.directory / name) for name in bundle.manifest.files}
-    manifest = bundle.manifest.model_copy(update={"files": files})
+    manifest = bundle.manifest.model_copy(update={"files": files}).sealed()
     (bundle.directory / "manifest.json").write_text(manifest.model_dump_json())
     return read_bundle(bundle.directory)
 

@@ -51,10 +51,10 @@ def test_the_same_seed_gives_the_same_weights(dataset: Dataset, tmp_path: Path) 
 
 def test_losses_fall_and_are_told(dataset: Dataset, tmp_path: Path) -> None:
     told: list[Progress] = []
-    train(listed(dataset, 4, 3), QUICK.model_copy(update={"steps": 20}), tmp_path, progress=told.append)
+    train(listed(dataset, 4, 3), QUICK.model_copy(update={"steps": 10}), tmp_path, progress=told.append)
     steps = [progress for progress in told if progress.stage == "training"]
-    assert [progress.step for progress in steps] == list(range(1, 21))
-    assert steps[-1].losses[0] < 0.7 * steps[0].losses[0]
+    assert [progress.step for progress in steps] == list(range(1, 11))
+    assert steps[-1].losses[0] < 0.9 * steps[0].losses[0]
     assert [progress.stage for progress in told if progress.stage != "training"] == [
         "reading frames",
         "computing the teacher's features",
@@ -70,6 +70,7 @@ def test_without_a_cache_training_goes_the_same_way(dataset: Dataset, tmp_path: 
 
 
 RUN = """
+import signal
 import sys
 from pathlib import Path
 from edge_ad.config import TrainConfig
@@ -78,6 +79,8 @@ from edge_ad.training import train
 
 def tell(progress):
     print(progress.stage, progress.step, flush=True)
+    if progress.step == 12:
+        signal.pause()  # on a busy machine the kill may come late
 
 config = TrainConfig.model_validate_json(sys.argv[3])
 train(open_dataset(Path(sys.argv[1])), config, Path(sys.argv[2]), progress=tell)
@@ -85,18 +88,18 @@ train(open_dataset(Path(sys.argv[1])), config, Path(sys.argv[2]), progress=tell)
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(synthetic_root: Path, dataset: Dataset, tmp_path: Path) -> None:
-    config = QUICK.model_copy(update={"steps": 30})
+    config = QUICK.model_copy(update={"steps": 16})
     arguments = [str(synthetic_root), str(tmp_path / "killed"), config.model_dump_json()]
     with subprocess.Popen([sys.executable, "-c", RUN, *arguments], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if line.startswith("training 5"):
+            if line.startswith("training 4"):
                 process.kill()
                 break
     stopped = read_checkpoint(tmp_path / "killed")[0]
     assert not stopped.finished
-    assert 4 <= stopped.step < config.steps
-    with pytest.raises(CheckpointError, match=rf"not finished. it stopped at step {stopped.step} of 30"):
+    assert 3 <= stopped.step < config.steps
+    with pytest.raises(CheckpointError, match=rf"not finished. it stopped at step {stopped.step} of 16"):
         load_detector(tmp_path / "killed")
     resumed = train(dataset, config, tmp_path / "killed", resume=True)
     assert resumed == train(dataset, config, tmp_path / "whole")

@@ -39,6 +39,8 @@ class TorchBackend:
     name = "torch"
 
     def __init__(self, detector: Detector) -> None:
+        # TensorFloat-32 would round what ONNX Runtime and TensorRT do not.
+        torch.backends.cudnn.allow_tf32 = False
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._detector = detector.to(self._device).eval()
         self.inputs, self.outputs = tensor_specs(detector)

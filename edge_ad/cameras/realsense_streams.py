@@ -176,6 +176,7 @@ class RecordingStream:
         """Closes the file."""
         self._pipeline.stop()
         self._resuming.join()
+        self._playback.pause()  # returns when the SDK's reader is at rest: freeing a file that is read crashes
 
 
 def _start_error(serial: str, error: RuntimeError) -> CameraError:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated, cast
 
 import typer
+from rich.markup import escape
 
-from edge_ad.backends import BackendName
+from edge_ad.backends import BackendName, choose_backend
 from edge_ad.backends.base import Precision
 from edge_ad.bundle import read_bundle
 from edge_ad.cli.console import notes, print_json, progress_bar
@@ -38,12 +39,13 @@ def command(
     if precision not in ("fp32", "fp16"):
         raise ConfigError(f"precision {precision!r} is unknown", remedy="choose fp32 or fp16")
     source = read_bundle(bundle)
-    directory = output or Path("engines") / f"{source.manifest.name}-{backend}-{precision}"
+    chosen = choose_backend(cast(BackendName, backend))
+    directory = output or Path("engines") / f"{source.manifest.name}-{chosen}-{precision}"
     with progress_bar("building") as bar:
         engine = build_engine(
             source,
             directory,
-            backend=cast(BackendName, backend),
+            backend=cast(BackendName, chosen),
             precision=cast(Precision, precision),
             max_batch=max_batch,
             progress=lambda message: bar.update(bar.task_ids[0], description=message),
@@ -52,5 +54,6 @@ def command(
     if json_output:
         print_json(manifest.model_dump(mode="json"))
         return
-    notes.print(f"[green]built[/] {manifest.backend} {manifest.backend_version}, {manifest.precision}: {directory}")
-    notes.print(f"  next: [bold]edge-ad run --engine {directory} --camera realsense[/]", soft_wrap=True)
+    name = escape(str(directory))
+    notes.print(f"[green]built[/] {manifest.backend} {manifest.backend_version}, {manifest.precision}: {name}")
+    notes.print(f"  next: [bold]edge-ad run --engine {name} --camera realsense[/]", soft_wrap=True)

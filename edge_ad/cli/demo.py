@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from edge_ad.bundle import read_bundle
@@ -25,6 +26,7 @@ from edge_ad.engine import build_engine
 from edge_ad.errors import OutputError
 from edge_ad.evaluation import evaluate
 from edge_ad.extras import require
+from edge_ad.files import write_bytes
 from edge_ad.predictor import Predictor, open_predictor
 from edge_ad.runtime.loop import RunSummary, run
 from edge_ad.sinks.images import OverlaySink
@@ -32,7 +34,7 @@ from edge_ad.sinks.jsonl import JsonLinesSink
 from edge_ad.sinks.memory import MemorySink
 from edge_ad.sinks.sqlite import SqliteSink
 from edge_ad.types import Decision, Inspection
-from edge_ad.visualization import write_bytes, write_png
+from edge_ad.visualization import write_png
 
 TRAIN_FRAMES, VALIDATION_FRAMES, TEST_GOOD, TEST_PER_DEFECT = 40, 30, 24, 4
 POOL = 100
@@ -80,8 +82,9 @@ def command(
     predictor.close()
     _print_live(seen.inspections, summary)
     clock.print()
-    notes.print(f"[green]done[/]  look at {output}/contact_sheet.png and {output}/live/overlays")
-    notes.print(f"  again:  [bold]edge-ad run --engine {engine_dir} --camera synthetic://?fps={fps}[/]", soft_wrap=True)
+    notes.print(f"[green]done[/]  look at {escape(str(output))}/contact_sheet.png and live/overlays beside it")
+    again = f"edge-ad run --engine {engine_dir} --camera 'synthetic://?fps={fps}'"
+    notes.print(f"  again:  [bold]{escape(again)}[/]", soft_wrap=True)
 
 
 @dataclass
@@ -124,7 +127,8 @@ def _train(clock: _Clock, data: Path, run_dir: Path, steps: int) -> None:
 def _evaluate(clock: _Clock, run_dir: Path, data: Path, output: Path) -> None:
     predictor = open_predictor(run_dir)
     with clock.step("evaluate on parts it never saw", "judging test frames") as advance:
-        evaluation = evaluate(predictor, open_dataset(data).frames("test"), predictor.threshold, advance)
+        frames = open_dataset(data).frames("test")
+        evaluation = evaluate(predictor, frames, predictor.threshold, advance, roi=predictor.spec.roi)
     write_png(output / "contact_sheet.png", evaluation.sheet("Synthetic housing: what the model sees"))
     write_bytes(run_dir / "evaluation.json", json.dumps(evaluation.report(), indent=1).encode())
     print_evaluation(evaluation, f"synthetic housing, {predictor.description}")

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from edge_ad.cli.console import notes, print_json, progress_bar, results
 from edge_ad.data import open_dataset
 from edge_ad.evaluation import Evaluation, evaluate
+from edge_ad.files import write_bytes
 from edge_ad.predictor import open_predictor
-from edge_ad.visualization import write_bytes, write_png
+from edge_ad.visualization import write_png
 
 METRIC_TITLES = {
     "image_auroc": "I-AUROC",
@@ -46,11 +48,16 @@ def command(
     with progress_bar("judging test frames") as bar:
         task = bar.task_ids[0]
         evaluation = evaluate(
-            predictor, frames, predictor.threshold, lambda done, total: bar.update(task, completed=done, total=total)
+            predictor,
+            frames,
+            predictor.threshold,
+            lambda done, total: bar.update(task, completed=done, total=total),
+            roi=predictor.spec.roi,
         )
     # An engine's and a bundle's directory hold only what their manifests list, so results go beside them.
-    is_run = (model / "checkpoint.safetensors").is_file()
-    place = output or (model if is_run else model.with_name(f"{model.name}-evaluation"))
+    root = (model.parent if model.is_file() else model).resolve()
+    is_run = (root / "checkpoint.safetensors").is_file()
+    place = output or (root if is_run else root.with_name(f"{root.name}-evaluation"))
     write_bytes(place / "evaluation.json", json.dumps(evaluation.report(), indent=1).encode())
     write_png(place / "contact_sheet.png", evaluation.sheet(f"{data.name}   {predictor.description}"))
     predictor.close()
@@ -58,7 +65,8 @@ def command(
         print_json(evaluation.report())
         return
     print_evaluation(evaluation, f"{data.name}, {predictor.description}")
-    notes.print(f"[green]evaluated[/] {len(evaluation.scores)} parts: {place}/contact_sheet.png and evaluation.json")
+    files = escape(f"{place}/contact_sheet.png and evaluation.json")
+    notes.print(f"[green]evaluated[/] {len(evaluation.scores)} parts: {files}")
 
 
 def print_evaluation(evaluation: Evaluation, title: str) -> None:

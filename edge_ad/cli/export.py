@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from edge_ad.cli.console import notes, print_json, progress_bar
 from edge_ad.errors import DataError
@@ -41,14 +42,15 @@ def command(
         print_json(bundle.manifest.model_dump(mode="json"))
         return
     worst = max(bundle.manifest.parity.values())
-    notes.print(f"[green]exported[/] {len(bundle.manifest.parity)} graphs: {directory}")
+    name = escape(str(directory))
+    notes.print(f"[green]exported[/] {len(bundle.manifest.parity)} graphs: {name}")
     notes.print(f"  largest difference from PyTorch {worst:.1e}, threshold {bundle.thresholds.modes['full'].value:.2f}")
-    notes.print(f"  next: [bold]edge-ad build-engine {directory}[/]", soft_wrap=True)
+    notes.print(f"  next: [bold]edge-ad build-engine {name}[/]", soft_wrap=True)
 
 
 def _metrics(run: Path) -> dict[str, float]:
     """The metrics of the run's evaluation, to travel with the bundle; none if it was not evaluated."""
-    path = run / "evaluation.json"
+    path = (run if run.is_dir() else run.parent) / "evaluation.json"
     if not path.is_file():
         return {}
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from edge_ad.cli.console import notes, print_json, progress_bar
 from edge_ad.config import PreprocessConfig, RoiConfig, TrainConfig, read_toml, validated
@@ -50,6 +51,8 @@ def command(
         task = bar.task_ids[0]
 
         def show(progress: Progress) -> None:
+            if not notes.is_terminal and progress.step % max(1, progress.steps // 10) == 0:
+                notes.print(f"{progress.stage}: step {progress.step} of {progress.steps}")
             left = f"{progress.seconds_left:.0f} s left" if progress.step else ""
             losses = " ".join(f"{loss:.3f}" for loss in progress.losses)
             remark = f"loss {losses}   {left}" if losses else left
@@ -60,13 +63,14 @@ def command(
     if json_output:
         print_json({"run": str(output), "steps": record.step, "validation_scores": list(scores)})
         return
-    notes.print(
-        f"[green]trained[/] {settings.model} on {record.data.train_frames} good frames of {record.data.category}: "
-        f"{output}\n  scores of {len(scores)} good validation frames: {min(scores):.2f} to {max(scores):.2f}"
-    )
-    notes.print(
-        f"  next: [bold]edge-ad evaluate {output} {data}[/] or [bold]edge-ad export {output}[/]", soft_wrap=True
-    )
+    product = escape(f"{record.data.category}: {output}")
+    notes.print(f"[green]trained[/] {settings.model} on {record.data.train_frames} good frames of {product}")
+    notes.print(f"  scores of {len(scores)} good validation frames: {min(scores):.2f} to {max(scores):.2f}")
+    following = [f"edge-ad export {output}"]
+    if "test" in dataset.splits:
+        named = "" if category is None else f" --category {category}"
+        following.insert(0, f"edge-ad evaluate {output} {data}{named}")
+    notes.print("  next: " + " or ".join(f"[bold]{escape(line)}[/]" for line in following), soft_wrap=True)
 
 
 def train_config(
@@ -78,15 +82,20 @@ def train_config(
         ConfigError: a setting is unknown or out of range.
     """
     values = read_toml(path) if path is not None else {}
+    source = str(path) if path is not None else "the training settings"
+    preprocess = values.get("preprocess", {})
+    if not isinstance(preprocess, dict):
+        raise ConfigError(
+            f"{source}: preprocess is not a table", why=f"it is {preprocess!r}", remedy="use [preprocess]"
+        )
     values |= {name: value for name, value in options.items() if value is not None}
     if modalities is not None:
-        values["preprocess"] = {**values.get("preprocess", {}), "modalities": modalities.split(",")}
+        preprocess = {**preprocess, "modalities": [name.strip() for name in modalities.split(",")]}
     if roi is not None:
         values["roi"] = parsed_roi(roi)
-    if values.get("model") == "rd" and "modalities" not in values.get("preprocess", {}):
-        values["preprocess"] = {**values.get("preprocess", {}), "modalities": ["rgb"]}
-    source = str(path) if path is not None else "the training settings"
-    values["preprocess"] = validated(PreprocessConfig, values.get("preprocess", {}), source)
+    if values.get("model") == "rd" and "modalities" not in preprocess:
+        preprocess = {**preprocess, "modalities": ["rgb"]}
+    values["preprocess"] = validated(PreprocessConfig, preprocess, source)
     return validated(TrainConfig, values, source)
 
 

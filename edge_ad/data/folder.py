@@ -7,8 +7,8 @@
                     /gt/NNNNNN.png                  defect masks, optional
 
 Either of ``rgb`` and ``depth`` may be absent from a whole data set. A plain recording
-``ROOT/{rgb,depth}`` of good parts is a data set too. Where there is no validation split, every fifth
-training capture validates instead of training.
+``ROOT/{rgb,depth}`` of good parts is a data set too. Where there is no validation split, the last
+fifth of the training captures validates instead of training.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from edge_ad.types import Frame, Intrinsics, LabelledFrame
 LAYOUT = "folder"
 CAMERA_FILE = "intrinsics.json"
 MILLIMETRE_M = 0.001
-VALIDATION_EVERY = 5
+VALIDATION_SHARE = 5
 
 
 def _not_zero(value: float) -> float:
@@ -191,13 +191,16 @@ def _files(capture: CapturePaths) -> dict[str, Path]:
 
 
 def _with_validation(entries: list[Entry]) -> list[Entry]:
-    """The entries, with every fifth of the train split moved to validation where that is empty."""
-    train = [entry for entry in entries if entry.split == "train"]
+    """The entries, with the last fifth of the train split moved to validation where that is empty.
+
+    A block and not every fifth: captures that follow each other often show the same part.
+    """
     if any(entry.split == "validation" for entry in entries):
         return entries
-    held_out = [replace(entry, split="validation") for entry in train[VALIDATION_EVERY - 1 :: VALIDATION_EVERY]]
-    kept = [entry for index, entry in enumerate(train) if index % VALIDATION_EVERY != VALIDATION_EVERY - 1]
-    return kept + held_out + [entry for entry in entries if entry.split == "test"]
+    train = [entry for entry in entries if entry.split == "train"]
+    kept = len(train) - len(train) // VALIDATION_SHARE
+    held_out = [replace(entry, split="validation") for entry in train[kept:]]
+    return train[:kept] + held_out + [entry for entry in entries if entry.split == "test"]
 
 
 def _split_entries(directory: Path) -> Iterator[Entry]:

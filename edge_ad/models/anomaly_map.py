@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edge_ad.config import Settings
+from edge_ad.config import HeadConfig
 from edge_ad.models.layers import Features
-
-
-class HeadConfig(Settings):
-    """How distances become a map.
-
-    Attributes:
-        sigma_px: of the Gaussian, in pixels of the network's size; cut at 4σ as SciPy does.
-        energy_floor: share of the average feature energy that is added to the cosine's denominator,
-            for standardised features only. Where a teacher has nothing to say (flat background) its
-            features are short, their direction is noise, and plain cosine turns that into anomaly.
-        standardize: ``scale`` gives each scale of each modality the same say on good parts;
-            ``modality`` sums the scales first (the papers' way).
-    """
-
-    sigma_px: float = Field(default=4.0, gt=0, le=32)
-    energy_floor: float = Field(default=0.2, ge=0, le=10)
-    standardize: Literal["scale", "modality"] = "scale"
 
 
 def cosine_distance(target: Tensor, restored: Tensor, floor: float = 0.0) -> Tensor:

@@ -226,7 +226,8 @@ def _resnet(
         IMAGENET_STD,
         signed=False,
         decoder_widths=channels,
-        decoder_depths=depths,
+        # RD4AD runs the depths of the ResNet's stages from the deep end.
+        decoder_depths=depths[::-1],
         bottleneck=block is Bottleneck,
         wide=wide,
         licence="BSD-3-Clause (torchvision)",

@@ -6,10 +6,7 @@ no pickle is involved.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
 from pathlib import Path
 
 from pydantic import Field
@@ -19,7 +16,8 @@ from torch import Tensor
 
 from edge_ad.bundle import TrainingData
 from edge_ad.config import Settings, TrainConfig, validated
-from edge_ad.errors import CheckpointError, OutputError
+from edge_ad.errors import CheckpointError
+from edge_ad.files import write_bytes
 from edge_ad.models.detector import Detector, DetectorConfig
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -64,21 +62,7 @@ def write_checkpoint(path: Path, record: CheckpointRecord, tensors: dict[str, Te
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
         metadata={"edge_ad": record.model_dump_json()},
     )
-    temporary = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
-            temporary = stream.name
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink(missing_ok=True)
-        raise OutputError(
-            f"{path} cannot be written", why=error.strerror or str(error), remedy="free some space; the run resumes"
-        ) from error
+    write_bytes(path, content)
 
 
 def read_checkpoint(path: Path) -> tuple[CheckpointRecord, dict[str, Tensor]]:

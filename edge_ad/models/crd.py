@@ -81,11 +81,9 @@ class CrdStudent(nn.Module):
 class Crd(nn.Module):
     """Two students that watch each other."""
 
-    MODALITIES = 2
-
     def __init__(self, backbone: BackboneSpec) -> None:
         super().__init__()
-        self.students = nn.ModuleList(CrdStudent(backbone) for _ in range(self.MODALITIES))
+        self.students = nn.ModuleList(CrdStudent(backbone) for _ in range(2))
 
     def forward(self, features: list[Features]) -> list[Features]:
         """Teacher features of both modalities → what is scored: each student's mixed maps."""

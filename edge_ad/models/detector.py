@@ -9,8 +9,8 @@ from pydantic import field_validator
 from torch import Tensor, nn
 
 from edge_ad.bundle import InputSpec
-from edge_ad.config import PreprocessConfig, Settings
-from edge_ad.models.anomaly_map import AnomalyHead, HeadConfig, cosine_distance
+from edge_ad.config import HeadConfig, PreprocessConfig, Settings
+from edge_ad.models.anomaly_map import AnomalyHead, cosine_distance
 from edge_ad.models.backbones import BACKBONES, BackboneSpec, frozen, teacher_features
 from edge_ad.models.crd import Crd
 from edge_ad.models.layers import Features

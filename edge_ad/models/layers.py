@@ -132,7 +132,7 @@ class Decoder(nn.Module):
         inputs = 2 * backbone.decoder_widths[2]
         for width, depth, channels in zip(
             reversed(backbone.decoder_widths),
-            reversed(_reversed_depths(backbone)),
+            reversed(backbone.decoder_depths),
             reversed(backbone.channels),
             strict=True,
         ):
@@ -166,9 +166,3 @@ class Decoder(nn.Module):
                 x = weight[0] * output + weight[1] * amplified[2 - level]
                 mixed.append(x)
         return restored[::-1], mixed[::-1]
-
-
-def _reversed_depths(backbone: BackboneSpec) -> tuple[int, int, int]:
-    """Blocks per decoder stage, finest first: RD4AD runs the ResNet's depths from the deep end."""
-    first, second, third = backbone.decoder_depths
-    return (first, second, third) if backbone.signed else (third, second, first)

@@ -26,8 +26,6 @@ class RdStudent(nn.Module):
 class Rd(nn.Module):
     """One student."""
 
-    MODALITIES = 1
-
     def __init__(self, backbone: BackboneSpec) -> None:
         super().__init__()
         self.students = nn.ModuleList([RdStudent(backbone)])

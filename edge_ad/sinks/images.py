@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 import tifffile
 
+from edge_ad.files import write_bytes
 from edge_ad.types import Frame, Inspection, UInt8Array
 from edge_ad.visualization import (
     DECISION_COLOURS,
     depth_to_rgb,
     display_range,
     heat_overlay,
-    write_bytes,
     write_png,
 )
 

@@ -27,9 +27,8 @@ def builder() -> ModuleType:
     return trt
 
 
-@pytest.mark.parametrize("max_batch", [1, 4])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("bundle", ["bundle_directory", "rd_bundle_directory"])
+@pytest.mark.parametrize(("bundle", "max_batch"), [("bundle_directory", 1), ("rd_bundle_directory", 4)])
 def test_every_graph_builds(request: pytest.FixtureRequest, bundle: str, precision: Precision, max_batch: int) -> None:
     graphs = sorted(request.getfixturevalue(bundle).glob("*.onnx"))
     refused = {}

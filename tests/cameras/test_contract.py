@@ -25,7 +25,7 @@ def attached_realsense(recording: Path) -> Iterator[Camera]:
     context = rs.context()
     device = context.load_device(str(recording))  # listed for as long as somebody holds it
     yield RealSenseCamera(context=context, warm_up_s=0)
-    del device
+    device.pause()  # a file that is still being read must not be freed
 
 
 DRIVERS: dict[str, Callable[[Request], Camera]] = {

@@ -172,12 +172,14 @@ def test_a_camera_that_is_unplugged_says_so_and_opens_again_when_it_is_back(reco
     while isinstance(outcome := camera.read(0.3), Frame):
         pass
     assert outcome is camera.read(0) is ReadStatus.DISCONNECTED
+    device.pause()  # a file that is still being read must not be freed
     with pytest.raises(CameraError, match="no RealSense camera found"):
         camera.open()
     device = context.load_device(str(recording))
     assert camera.open().serial == device.get_info(rs.camera_info.serial_number)
     read_frame(camera)
     camera.close()
+    device.pause()
 
 
 # --- warm-up

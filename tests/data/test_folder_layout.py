@@ -97,7 +97,7 @@ def test_plain_recording_is_split_and_never_tested(tmp_path: Path) -> None:
         writer.write(make_frame(seed))
     recording = tmp_path / "all/train/good"
     dataset = open_folder(recording)
-    assert [frame.path.stem for frame in dataset.frames("validation")] == ["000004", "000009"]
+    assert [frame.path.stem for frame in dataset.frames("validation")] == ["000009", "000010"]
     assert len(dataset.frames("train")) == 9
     assert dataset.intrinsics == CAMERA
     with pytest.raises(DataError, match="no test frames.*it has train, validation"):
@@ -267,12 +267,12 @@ def test_path_that_is_no_folder(tmp_path: Path) -> None:
         FolderWriter(tmp_path / "file").write(make_frame())
 
 
-def test_without_a_validation_split_every_fifth_training_capture_validates(tmp_path: Path) -> None:
+def test_without_a_validation_split_the_last_fifth_of_training_validates(tmp_path: Path) -> None:
     writer = FolderWriter(tmp_path, "train")
     for number in range(10):
         writer.write(make_frame(number))
     dataset = open_folder(tmp_path)
-    assert [frame.path.stem for frame in dataset.frames("validation")] == ["000004", "000009"]
+    assert [frame.path.stem for frame in dataset.frames("validation")] == ["000008", "000009"]
     assert len(dataset.frames("train")) == 8
     FolderWriter(tmp_path, "validation").write(make_frame(10))
     assert (len(open_folder(tmp_path).frames("train")), len(open_folder(tmp_path).frames("validation"))) == (10, 1)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from edge_ad.models.anomaly_map import AnomalyHead, HeadConfig, cosine_distance
+from edge_ad.config import HeadConfig
+from edge_ad.models.anomaly_map import AnomalyHead, cosine_distance
 from edge_ad.models.layers import Features
 
 SIZE_PX = 64

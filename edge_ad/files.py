@@ -1,0 +1,56 @@
+"""Files and directories that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from edge_ad.errors import OutputError
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file that appears whole or not at all, even if the power goes; makes its directory.
+
+    Raises:
+        OutputError: it cannot be written; what was there before stays.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with unfinished.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise OutputError(
+            f"{path} cannot be written",
+            why=error.strerror or str(error),
+            remedy="free some space on the disk" if full else "check the path and its permissions",
+        ) from error
+
+
+def replace_directory(new: Path, directory: Path) -> None:
+    """Puts ``new`` in the place of ``directory`` by renaming; if that fails, the old one is back.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    if not directory.exists():
+        new.replace(directory)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old-", dir=directory.parent))
+    directory.replace(old)
+    try:
+        new.replace(directory)
+    except BaseException:
+        old.replace(directory)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
