@@ -52,3 +52,9 @@ def test_shown_commands_exist_with_their_options(page: str, line: str) -> None:
 def test_every_help_text_has_an_example() -> None:
     for name in COMMANDS:
         assert f"edge-ad {name}" in (parser_of(name).help or ""), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
