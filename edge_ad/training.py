@@ -200,7 +200,8 @@ class _Trainer:
         record, tensors = read_checkpoint(self.path)
         state = {name.removeprefix("detector."): x for name, x in tensors.items() if not name.startswith("adam.")}
         fresh = self.detector.state_dict()
-        same_teacher = all(torch.equal(x.cpu(), state[n]) for n, x in fresh.items() if n.startswith("teacher."))
+        teacher = {name: x.cpu() for name, x in fresh.items() if name.startswith("teacher.")}
+        same_teacher = all(name in state and torch.equal(x, state[name]) for name, x in teacher.items())
         for what, was, now in (
             ("settings", _settings(record.training), _settings(self.config)),
             ("training data", record.data, self.data),

@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).parents[1] / "edge_ad"
 
 LAYERS = (
     {"types", "errors"},
-    {"extras", "config"},
+    {"extras", "config", "files"},
     {"bundle", "data", "models", "scoring", "metrics", "cameras", "sinks", "feeds", "geometry", "visualization"},
     {"backends"},
     {"engine", "predictor", "probes"},

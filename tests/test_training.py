@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from edge_ad.data import Dataset
 from edge_ad.errors import CheckpointError
+from edge_ad.models.backbones import BACKBONES
 from edge_ad.models.checkpoint import CHECKPOINT, load_detector, read_checkpoint, read_golden
 from edge_ad.training import Progress, exact_batch_norm, train
 from tests.datasets import CRD, QUICK, SIZE_PX, ListedFrames, listed
@@ -87,6 +88,7 @@ train(open_dataset(Path(sys.argv[1])), config, Path(sys.argv[2]), progress=tell)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_weights(synthetic_root: Path, dataset: Dataset, tmp_path: Path) -> None:
     config = QUICK.model_copy(update={"steps": 16})
     arguments = [str(synthetic_root), str(tmp_path / "killed"), config.model_dump_json()]
@@ -134,6 +136,25 @@ def test_another_run_is_not_resumed(
     with pytest.raises(CheckpointError, match=rf"cannot be resumed. it was made with {what}"):
         train(listed(dataset, frames, 3), QUICK.model_copy(update=changes), unfinished, resume=True)
     assert (unfinished / CHECKPOINT).read_bytes() == before
+
+
+def test_a_run_may_go_on_on_another_machine(dataset: Dataset, unfinished: Path) -> None:
+    """With less memory and another pace of checkpoints."""
+    config = QUICK.model_copy(update={"cache_bytes": 0, "checkpoint_every_s": 60.0})
+    assert train(listed(dataset, 4, 3), config, unfinished, resume=True).finished
+
+
+@pytest.mark.parametrize(
+    ("backbone", "what"), [("efficientnet_lite0", "other teacher weights"), ("resnet18", "other settings")]
+)
+def test_a_run_with_another_teacher_is_not_resumed(
+    dataset: Dataset, unfinished: Path, tmp_path: Path, backbone: str, what: str
+) -> None:
+    torch.manual_seed(0)
+    save_file(BACKBONES[backbone].build().state_dict(), tmp_path / "teacher.safetensors")
+    config = QUICK.model_copy(update={"backbone": backbone})
+    with pytest.raises(CheckpointError, match=rf"cannot be resumed. it was made with {what}"):
+        train(listed(dataset, 4, 3), config, unfinished, weights_path=tmp_path / "teacher.safetensors", resume=True)
 
 
 def test_a_run_is_not_replaced_unasked(dataset: Dataset, trained_run: Path) -> None:

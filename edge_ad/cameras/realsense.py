@@ -208,11 +208,11 @@ class RealSenseCamera:
         """A set of images, None for none yet, or why there will be no more."""
         wait_s = min(max(timeout_s, 0), WAIT_S)
         images = stream.wait(math.ceil(1000 * wait_s))
-        if images is not None or (end := stream.end()) is None:
+        if images is not None or not stream.is_over():
             return images
         # The SDK may say that it has stopped while it still hands out the last frames.
         images = stream.wait(math.ceil(1000 * WAIT_S))
-        return end if images is None else images
+        return stream.end() if images is None else images
 
     def _finish(self, end: ReadStatus) -> None:
         self.close()

@@ -94,10 +94,13 @@ class LiveStream:
         arrived, images = self._queue.try_wait_for_frame(timeout_ms)
         return images.as_frameset() if arrived else None
 
-    def end(self) -> ReadStatus | None:
-        """Why no more sets will come; None while they may."""
-        attached = self.device.is_connected() and self._context.query_devices().contains(self.device)
-        return None if attached else ReadStatus.DISCONNECTED
+    def is_over(self) -> bool:
+        """Whether the device is gone."""
+        return not (self.device.is_connected() and self._context.query_devices().contains(self.device))
+
+    def end(self) -> ReadStatus:
+        """What the end of this stream means."""
+        return ReadStatus.DISCONNECTED
 
     def stop(self) -> None:
         """Frees the device."""
@@ -153,15 +156,17 @@ class RecordingStream:
         self._reached_s = max(self._reached_s, self._playback.get_position() / 1e9)
         return images
 
-    def end(self) -> ReadStatus | None:
-        """Why no more sets will come; None while they may.
+    def is_over(self) -> bool:
+        """Whether the SDK has stopped; the last sets may still be on their way."""
+        return bool(self._playback.current_status() == self._stopped)
+
+    def end(self) -> ReadStatus:
+        """What the end of this stream means, once the last set has been taken.
 
         Raises:
             DataError: the recording broke off long before its end, said once: the SDK stops in
                 silence at content that it cannot read.
         """
-        if self._playback.current_status() != self._stopped:
-            return None
         duration_s = self._playback.get_duration().total_seconds()
         if duration_s - self._reached_s > COMPLETE_WITHIN_S and not self._reported:
             self._reported = True
