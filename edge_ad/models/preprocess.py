@@ -208,7 +208,8 @@ class Preprocess(nn.Module):
         images = {}
         if "depth" in self.config.modalities:
             low, high = self.statistics.range_m
-            scaled = 0.1 + 0.8 * ((height - low) / (high - low)).clamp(0, 1)
+            # Good parts take [0.1, 0.9]; the rest is for what stands higher or lies deeper than any of them.
+            scaled = (0.1 + 0.8 * (height - low) / (high - low)).clamp(0, 1)
             images["depth"] = torch.where(part, scaled, torch.zeros_like(scaled)).expand(-1, 3, -1, -1)
         if "normals" in self.config.modalities and self.config.normals_source == "depth":
             images["normals"] = self._normals(relative, mask, part)
