@@ -100,6 +100,16 @@ def test_depth_is_scaled_by_the_learned_range() -> None:
     np.testing.assert_allclose(other[..., :60], image[..., :60], atol=1e-6)
 
 
+@pytest.mark.parametrize("beyond_m", [-0.03, 0.03])
+def test_what_leaves_the_range_of_good_parts_still_shows(beyond_m: float) -> None:
+    near, far = 0.3, 0.7
+    preprocess = make_preprocess("depth", range_m=(near, far))
+    edge = near if beyond_m < 0 else far
+    (good,) = images_of(preprocess, depth=batch(np.full((256, 320), edge, np.float32)))
+    (bad,) = images_of(preprocess, depth=batch(np.full((256, 320), edge + beyond_m, np.float32)))
+    np.testing.assert_allclose(bad - good, 0.8 * beyond_m / (far - near), atol=1e-5)
+
+
 def test_resizing_averages_inverse_depth_and_leaves_holes_out() -> None:
     preprocess = make_preprocess("depth", size_px=64, roi=Roi(0, 0, 128, 128))
     depth = np.zeros((128, 128), np.float32)
