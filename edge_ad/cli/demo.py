@@ -181,7 +181,7 @@ def _print_live(inspections: list[Inspection], summary: RunSummary) -> None:
         table.add_row(kind, *map(str, counts[kind]))
     results.print(table)
     latency, dropped = summary.statistics["latency_ms"], summary.statistics["dropped"]
-    stages = ", ".join(f"{name} {latency[name]['p50']:.1f}" for name in ("engine", "age") if name in latency)
+    stages = ", ".join(f"{name} {latency[name]['p50']:.1f}" for name in ("predict.engine", "age") if name in latency)
     results.print(
         f"{summary.statistics['fps']:.1f} frames a second; p50 in ms: {stages}; frames dropped {sum(dropped.values())}"
     )
