@@ -155,5 +155,5 @@ def test_a_signal_ends_it_and_no_capture_is_left_half_written(tmp_path: Path, nu
     assert process.returncode == 0, stderr
     told = re.search(r"recorded (\d+) captures of 100000 \(stopped\)", stderr)
     assert told is not None
-    assert len(open_dataset(tmp_path).frames("train")) == int(told[1])
+    assert len(open_dataset(tmp_path).entries) == int(told[1])
     assert not list(tmp_path.rglob("*.part"))
