@@ -43,7 +43,8 @@ def command(
 
     Example: edge-ad evaluate runs/lid captures/lid
     """
-    frames = open_dataset(data, category=category).frames("test")
+    dataset = open_dataset(data, category=category)
+    frames = dataset.frames("test")
     predictor = open_predictor(model)
     with progress_bar("judging test frames") as bar:
         task = bar.task_ids[0]
@@ -59,12 +60,12 @@ def command(
     is_run = (root / "checkpoint.safetensors").is_file()
     place = output or (root if is_run else root.with_name(f"{root.name}-evaluation"))
     write_bytes(place / "evaluation.json", json.dumps(evaluation.report(), indent=1).encode())
-    write_png(place / "contact_sheet.png", evaluation.sheet(f"{data.name}   {predictor.description}"))
+    write_png(place / "contact_sheet.png", evaluation.sheet(f"{dataset.category}   {predictor.description}"))
     predictor.close()
     if json_output:
         print_json(evaluation.report())
         return
-    print_evaluation(evaluation, f"{data.name}, {predictor.description}")
+    print_evaluation(evaluation, f"{dataset.category}, {predictor.description}")
     files = escape(f"{place}/contact_sheet.png and evaluation.json")
     notes.print(f"[green]evaluated[/] {len(evaluation.scores)} parts: {files}")
 
