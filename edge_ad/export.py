@@ -38,7 +38,7 @@ from edge_ad.bundle import (
     read_bundle,
 )
 from edge_ad.errors import BundleError, OutputError
-from edge_ad.files import replace_directory
+from edge_ad.files import not_written, replace_directory
 from edge_ad.models.checkpoint import CheckpointRecord, load_detector, read_golden
 from edge_ad.models.crd import CrdStudent
 from edge_ad.models.detector import Detector
@@ -254,9 +254,7 @@ def export_bundle(
             (fresh / MANIFEST).write_text(manifest.model_dump_json(indent=1))
             replace_directory(fresh, directory)
     except OSError as error:
-        raise OutputError(
-            f"{directory} cannot be written", why=str(error), remedy="check disk and permissions"
-        ) from error
+        raise not_written(directory, error) from error
     return read_bundle(directory)
 
 

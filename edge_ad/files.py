@@ -29,12 +29,17 @@ def write_bytes(path: Path, content: bytes) -> None:
         finally:
             unfinished.unlink(missing_ok=True)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise OutputError(
-            f"{path} cannot be written",
-            why=error.strerror or str(error),
-            remedy="free some space on the disk" if full else "check the path and its permissions",
-        ) from error
+        raise not_written(path, error) from error
+
+
+def not_written(path: Path, error: OSError) -> OutputError:
+    """What to raise when ``path`` cannot be written because of ``error``."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return OutputError(
+        f"{path} cannot be written",
+        why=error.strerror or str(error),
+        remedy="free space on the disk" if full else "check the path and its permissions",
+    )
 
 
 def replace_directory(new: Path, directory: Path) -> None:

@@ -8,7 +8,7 @@ the frames depends only on the seed and the epoch (on a GPU, to the rounding of 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -242,14 +242,13 @@ class _Trainer:
             return [[x[rows] for x in maps] for maps in self.cache]
         return self.detector.scaling(self._features(inputs, rows))  # type: ignore[no-any-return]
 
-    def _batches(self, inputs: Inputs) -> list[Callable[[], list[Features]]]:
+    def _batches(self, inputs: Inputs) -> Iterator[list[Features]]:
+        """The training set once, in batches of one size."""
         count = len(next(iter(inputs.values())))
         size = min(self.config.batch_size, count)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(self.config.seed))
-        return [
-            lambda rows=order[i : i + size]: self._batch(inputs, rows)  # type: ignore[misc]
-            for i in range(0, count - size + 1, size)
-        ]
+        for start in range(0, count - size + 1, size):
+            yield self._batch(inputs, order[start : start + size])
 
     def _features(self, inputs: Inputs, rows: slice | Tensor) -> list[Features]:
         """The teacher's raw features of some frames."""
@@ -285,7 +284,7 @@ class _Trainer:
         write_checkpoint(self.path, self._record(finished=False), tensors)
 
 
-def exact_batch_norm(students: nn.Module, batches: Sequence[Callable[[], list[Features]]]) -> None:
+def exact_batch_norm(students: nn.Module, batches: Iterable[list[Features]]) -> None:
     """Replaces BatchNorm's running averages by exact averages over the training set.
 
     With few frames the running averages lag behind weights that still move ("precise BN", Wu &
@@ -299,7 +298,7 @@ def exact_batch_norm(students: nn.Module, batches: Sequence[Callable[[], list[Fe
     students.train()
     with torch.no_grad():
         for batch in batches:
-            students(batch())
+            students(batch)
     for layer, value in zip(layers, momentum, strict=True):
         layer.momentum = value
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import json
 from pathlib import Path
@@ -15,6 +14,7 @@ import tifffile
 from edge_ad.data.dataset import GOOD, SPLITS
 from edge_ad.data.folder import CAMERA_FILE, MILLIMETRE_M, CameraRecord, read_camera_record
 from edge_ad.errors import ConfigError, DataError, OutputError
+from edge_ad.files import not_written
 from edge_ad.types import AnyArray, BoolArray, Frame
 
 
@@ -162,12 +162,7 @@ def _write_together(contents: dict[Path, bytes]) -> None:
                 )
             part.replace(path)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise OutputError(
-            f"{next(iter(contents))} cannot be written",
-            why=error.strerror or str(error),
-            remedy="free space on the disk" if full else "check the path and its permissions",
-        ) from error
+        raise not_written(next(iter(contents)), error) from error
     finally:
         for part in parts.values():
             with contextlib.suppress(OSError):

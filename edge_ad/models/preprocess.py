@@ -76,7 +76,7 @@ class Preprocess(nn.Module):
         sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
         self.register_buffer("sobel", torch.stack([sobel, sobel.T]).unsqueeze(1), persistent=False)
         self.register_buffer("flat", torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1), persistent=False)
-        # Where the part was in at least half of the training frames (1, 1, S, S), see ``part_region``.
+        # Where the part was in at least half of the training frames (1, 1, S, S), see ``forward``.
         self.register_buffer("occupancy", torch.zeros(1, 1, self.size, self.size))
         if spec.intrinsics is not None:
             self._register_rays(spec)
@@ -218,7 +218,8 @@ class Preprocess(nn.Module):
     def _normals(self, relative: Tensor, mask: Tensor, part: Tensor) -> Tensor:
         """Unit normals from the gradient of inverse depth, as images: flat and background (½, ½, 1).
 
-        With q = 1/z and rays r = (x/z, y/z): n ∝ (∂q/∂r_x, ∂q/∂r_y, q − r·∂q/∂r).
+        With q = 1/z and rays r = (x/z, y/z): n ∝ −(∂q/∂r_x, ∂q/∂r_y, q − r·∂q/∂r), pictured with its z
+        turned round, so that what faces the camera has the largest third channel.
         """
         box = self.config.normals_box_px
         weight = mask + 1e-3
