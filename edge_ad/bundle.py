@@ -3,7 +3,9 @@
     manifest.json        what the model is, how frames feed it, the sha256 of every other file
     thresholds.json      decision thresholds per operating mode
     golden.safetensors   inputs and the outputs that PyTorch gave for them
-    model.onnx           the whole inspection as one graph; the other graphs are its parts
+    model.onnx           the whole inspection as one graph
+    model_MODE.onnx      the same with fewer sensors, with golden_MODE.safetensors
+    weights.safetensors  the weights of all graphs, which point into it; the remaining graphs are the model's parts
 
 Nothing here is executable or pickled, and nothing is used before its digest has been checked.
 """
@@ -20,12 +22,27 @@ from pydantic import Field
 
 from edge_ad.config import Settings, validated
 from edge_ad.errors import BundleError
+from edge_ad.files import not_written, write_bytes
 from edge_ad.types import Intrinsics, Roi, TensorSpec
 
 MANIFEST = "manifest.json"
 THRESHOLDS = "thresholds.json"
+NEXT_THRESHOLDS = "thresholds.next.json"
 GOLDEN = "golden.safetensors"
 MODEL = "model.onnx"
+WEIGHTS = "weights.safetensors"
+FULL = "full"
+"""The operating mode with all sensors."""
+
+
+def model_name(mode: str) -> str:
+    """The file of the graph that runs in an operating mode."""
+    return MODEL if mode == FULL else f"model_{mode}.onnx"
+
+
+def golden_name(mode: str) -> str:
+    """The file of an operating mode's golden samples."""
+    return GOLDEN if mode == FULL else f"golden_{mode}.safetensors"
 
 
 class FileDigest(Settings):
@@ -36,7 +53,7 @@ class FileDigest(Settings):
 
 
 class TensorInfo(Settings):
-    """One input or output of ``model.onnx``; null in the shape is the batch."""
+    """One input or output of a graph; null in the shape is the batch."""
 
     name: str
     dtype: str
@@ -72,10 +89,26 @@ class TrainingData(Settings):
     sha256: str
 
 
+class ModeInfo(Settings):
+    """What goes in and out of the graph of one operating mode, and which modalities it looks at."""
+
+    modalities: tuple[str, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+    def tensor_specs(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        """Inputs and outputs."""
+        inputs, outputs = (
+            tuple(TensorSpec(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors)
+            for tensors in (self.inputs, self.outputs)
+        )
+        return inputs, outputs
+
+
 class Manifest(Settings):
     """The content of ``manifest.json``; ``sha256`` is over all the rest of it."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     edge_ad_version: str
     name: str = Field(pattern=r"^[^/\\.][^/\\]*$")
     model: str
@@ -83,8 +116,7 @@ class Manifest(Settings):
     modalities: tuple[str, ...]
     opset: int
     input: InputSpec
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
+    modes: dict[str, ModeInfo]
     training_data: TrainingData
     metrics: dict[str, float]
     parity: dict[str, float]
@@ -100,14 +132,6 @@ class Manifest(Settings):
         """The manifest with its own digest, as ``read_bundle`` wants it."""
         return self.model_copy(update={"sha256": self.content_digest()})
 
-    def tensor_specs(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-        """Inputs and outputs of ``model.onnx``."""
-        inputs, outputs = (
-            tuple(TensorSpec(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors)
-            for tensors in (self.inputs, self.outputs)
-        )
-        return inputs, outputs
-
 
 class Threshold(Settings):
     """A score above ``value`` is NG.
@@ -117,12 +141,18 @@ class Threshold(Settings):
         method: how it was made.
         frames: good frames it was made from.
         false_reject_rate: expected share of good parts above it.
+        confidence: with which the share is at most ``false_reject_bound``; None where nothing is promised.
+        false_reject_bound: upper limit of that share.
+        assumption: what the promise needs beyond new good parts being like those frames; empty for nothing.
     """
 
     value: float
     method: str
     frames: int
     false_reject_rate: float
+    confidence: float | None = None
+    false_reject_bound: float | None = None
+    assumption: str = ""
 
 
 class Thresholds(Settings):
@@ -141,13 +171,70 @@ class Bundle:
 
     @property
     def model_path(self) -> Path:
-        """The fused graph."""
+        """The fused graph of the mode with all sensors."""
         return self.directory / MODEL
+
+    def mode(self, name: str) -> ModeInfo:
+        """What is known of an operating mode.
+
+        Raises:
+            BundleError: the bundle has no such mode.
+        """
+        return mode_of(self.manifest, name, str(self.directory))
+
+    def content(self, name: str) -> bytes:
+        """A file's content, which must still be what was checked when the bundle was opened.
+
+        Raises:
+            BundleError: it is not, or cannot be read.
+        """
+        path = self.directory / name
+        again = "open the bundle again, once nothing writes to it any more"
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read", why=str(error), remedy=again) from error
+        if name != MANIFEST and bytes_digest(content) != self.manifest.files[name]:
+            raise BundleError(f"{path} has changed since it was opened", remedy=again)
+        return content
+
+    def model(self, mode: str = FULL) -> bytes:
+        """The graph of an operating mode as one ONNX file that holds its weights.
+
+        Raises:
+            BundleError: the bundle has no such mode, or a file has changed or cannot be read.
+        """
+        from edge_ad.onnx_weights import with_weights
+
+        self.mode(mode)
+        name = model_name(mode)
+        weights = {WEIGHTS: self.content(WEIGHTS)} if WEIGHTS in self.manifest.files else {}
+        return with_weights(self.content(name), weights, str(self.directory / name))
 
     @property
     def digest(self) -> str:
         """sha256 (hex) over the manifest and so over all files but the thresholds, which may change."""
         return _digest_of(self.manifest.model_dump(mode="json", exclude={"sha256": True, "files": {THRESHOLDS}}))
+
+
+def mode_of(manifest: Manifest, name: str, source: str) -> ModeInfo:
+    """What a manifest says of an operating mode; ``source`` names where it lies, for the error.
+
+    Raises:
+        BundleError: there is no such mode.
+    """
+    if name not in manifest.modes:
+        raise BundleError(
+            f"{source} has no mode {name}",
+            why=f"its model was trained for {', '.join(manifest.modes)}",
+            remedy="name one of them, or train one that can do without a sensor: crd or rd on rgb and depth",
+        )
+    return manifest.modes[name]
+
+
+def bytes_digest(content: bytes) -> FileDigest:
+    """Size and sha256 of a file's content."""
+    return FileDigest(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def file_digest(path: Path) -> FileDigest:
@@ -180,6 +267,7 @@ def read_bundle(directory: Path) -> Bundle:
     manifest = validated(Manifest, _text(manifest_path), str(manifest_path), BundleError, again)
     if manifest.sha256 != manifest.content_digest():
         raise BundleError(f"{manifest_path} was edited", why="its content does not have its own sha256", remedy=again)
+    _finish_writing(directory, manifest)
     for name, expected in manifest.files.items():
         if Path(name).name != name or name == MANIFEST:
             raise BundleError(f"{manifest_path} lists {name!r}", why="that is not a plain file name", remedy=again)
@@ -192,11 +280,48 @@ def read_bundle(directory: Path) -> Bundle:
                 why="its sha256 differs from the manifest",
                 remedy=f"copy the bundle again, or {again}",
             )
-    for name in (MODEL, THRESHOLDS, GOLDEN):
+    of_modes = [name(mode) for mode in (FULL, *manifest.modes) for name in (model_name, golden_name)]
+    for name in (THRESHOLDS, *of_modes):
         if name not in manifest.files:
             raise BundleError(f"{manifest_path} does not list {name}", why="every bundle has it", remedy=again)
     thresholds = validated(Thresholds, _text(directory / THRESHOLDS), str(directory / THRESHOLDS), BundleError, again)
     return Bundle(directory, manifest, thresholds)
+
+
+def write_thresholds(bundle: Bundle, thresholds: Thresholds) -> Bundle:
+    """Gives a bundle other thresholds; it keeps its digest, and a kill leaves the old ones or the new.
+
+    Two files have to change. The new thresholds lie beside the old ones until the manifest names them, which
+    is the moment that counts; ``read_bundle`` finishes what a kill after it left undone.
+
+    Args:
+        bundle: as ``read_bundle`` gave it.
+        thresholds: replace those of the same modes.
+
+    Raises:
+        OutputError: they cannot be written; the old ones stay.
+    """
+    directory = bundle.directory
+    following = directory / NEXT_THRESHOLDS
+    merged = Thresholds(modes={**bundle.thresholds.modes, **thresholds.modes})
+    write_bytes(following, merged.model_dump_json(indent=1).encode())
+    files = {**bundle.manifest.files, THRESHOLDS: file_digest(following)}
+    manifest = bundle.manifest.model_copy(update={"files": files}).sealed()
+    write_bytes(directory / MANIFEST, manifest.model_dump_json(indent=1).encode())
+    return read_bundle(directory)
+
+
+def _finish_writing(directory: Path, manifest: Manifest) -> None:
+    """Puts the thresholds that the manifest names in their place, if ``write_thresholds`` has not yet."""
+    following, expected = directory / NEXT_THRESHOLDS, manifest.files.get(THRESHOLDS)
+    if not following.is_file() or file_digest(following) != expected:
+        return
+    try:
+        following.replace(directory / THRESHOLDS)
+    except FileNotFoundError:
+        return  # another process that opened the bundle was faster
+    except OSError as error:
+        raise not_written(directory / THRESHOLDS, error) from error
 
 
 def _text(path: Path) -> bytes:

@@ -96,11 +96,15 @@ class PreprocessConfig(Settings):
     @property
     def input_names(self) -> tuple[str, ...]:
         """The arrays that a frame has to bring: ``rgb``, ``depth``, ``normals``."""
-        from_depth = "depth" in self.modalities or ("normals" in self.modalities and self.normals_source == "depth")
+        return self.inputs_for(self.modalities)
+
+    def inputs_for(self, modalities: tuple[str, ...]) -> tuple[str, ...]:
+        """The arrays that these of the modalities are made of."""
+        from_depth = "depth" in modalities or ("normals" in modalities and self.normals_source == "depth")
         needed = {
-            "rgb": "rgb" in self.modalities,
+            "rgb": "rgb" in modalities,
             "depth": from_depth,
-            "normals": "normals" in self.modalities and self.normals_source == "frame",
+            "normals": "normals" in modalities and self.normals_source == "frame",
         }
         return tuple(name for name, wanted in needed.items() if wanted)
 
@@ -131,46 +135,151 @@ class HeadConfig(Settings):
     standardize: Literal["scale", "modality"] = "scale"
 
 
-class TrainConfig(Settings):
-    """One training run.
+class CrdConfig(Settings):
+    """Choices of crossmodal reverse distillation; without filter or amplifier they are the papers' ablations.
 
     Attributes:
-        model: ``crd`` (two modalities that watch each other) or ``rd`` (one modality).
+        filter: the bottleneck also gets the filtered features of the other modality.
+        amplifier: the decoder mixes in the amplified features of the other modality.
+        modality_dropout: share of the training frames whose other modality is replaced by what the
+            amplifier makes of the own one, so that the model can go on without a sensor. 0 trains with both
+            always, and then there is no inspecting with one.
+    """
+
+    filter: bool = True
+    amplifier: bool = True
+    modality_dropout: float = Field(default=0.3, ge=0, lt=1)
+
+
+class MmrdConfig(Settings):
+    """Choices of MMRD.
+
+    Attributes:
+        prototypes: per modality, at strides 4, 8 and 16.
+        temperature: of the softmax over prototypes; the paper has none, which is 1.
+        prototype_weight: of the prototypes' loss.
+        adaptation_passes: over the training frames, to adapt the teacher's BatchNorm to each modality.
+        restore_finest: also join the stride-4 prior to the student's finest map (the paper's Fig. 3; its
+            Eq. 8 leaves that prior without use).
+    """
+
+    prototypes: tuple[int, int, int] = (50, 50, 50)
+    temperature: float = Field(default=1.0, gt=0, le=10)
+    prototype_weight: float = Field(default=0.1, ge=0, le=10)
+    adaptation_passes: int = Field(default=3, ge=0, le=100)
+    restore_finest: bool = False
+
+    @field_validator("prototypes")
+    @classmethod
+    def _some(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
+        if any(not 1 <= count <= 4096 for count in value):
+            raise ValueError("1 to 4096 prototypes at each scale")
+        return value
+
+
+class CmdiadConfig(Settings):
+    """Choices of CMDIAD.
+
+    Attributes:
+        main: the sensor that is there when inspecting: ``rgb``, ``3d``, or ``both`` (no hallucination).
+        bank_share: of all training tokens that a memory bank keeps.
+        bank_limit: tokens that a bank holds at most.
+        hidden_ratio: width of the hallucinating network's hidden layers over its input's.
+        neighbours: in the bank, for the re-weighting of the image score.
+        nu: of the one-class SVMs that join the scores and the maps.
+    """
+
+    main: Literal["rgb", "3d", "both"] = "rgb"
+    bank_share: float = Field(default=0.1, gt=0, le=1)
+    bank_limit: int = Field(default=4096, ge=16)
+    hidden_ratio: float = Field(default=2.5, gt=0, le=16)
+    neighbours: int = Field(default=3, ge=1, le=32)
+    nu: float = Field(default=0.5, gt=0, lt=1)
+
+
+ModelName = Literal["crd", "mmrd", "rd", "fd", "cmdiad"]
+
+MODALITY_COUNTS: dict[ModelName, tuple[int, int]] = {
+    "crd": (2, 2),
+    "mmrd": (2, 3),
+    "rd": (1, 3),
+    "fd": (1, 3),
+    "cmdiad": (2, 2),
+}
+"""Fewest and most modalities of each method."""
+
+LEARNING_RATES: dict[ModelName, float] = {"crd": 5e-3, "mmrd": 1e-3, "rd": 5e-3, "fd": 5e-3, "cmdiad": 5e-4}
+"""Of the papers; STFPM's baseline is trained like the rest."""
+
+
+class MethodConfig(Settings):
+    """What decides a model's graph: the method, its teacher, what it looks at, and its map.
+
+    Attributes:
+        model: ``crd`` (two modalities that watch each other), ``mmrd`` (one student that restores the fused
+            features of two or three), ``rd`` and ``fd`` (reverse and forward distillation, a student for
+            each modality and the sum of their maps), ``cmdiad`` (memory banks; one sensor when inspecting).
         backbone: the teacher.
         preprocess: how frames become images.
         head: how distances become a map.
-        roi: the part of the frame to look at; None for all of it.
-        steps: optimiser steps.
-        batch_size: frames a step.
-        learning_rate: of Adam at the start; it decays exponentially to 1 % of it (papers: ×0.95 an epoch).
-        betas: of Adam (papers: 0.5, 0.999).
-        seed: of weights and of the frames' order.
-        checkpoint_every_s: seconds between checkpoints from which a killed run goes on.
-        cache_bytes: teacher features are computed once when they fit into this much memory.
+        crd, mmrd, cmdiad: choices of these methods.
     """
 
-    model: Literal["crd", "rd"] = "crd"
+    model: ModelName = "crd"
     backbone: str = "efficientnet_lite0"
     preprocess: PreprocessConfig = PreprocessConfig()
     head: HeadConfig = HeadConfig()
+    crd: CrdConfig = CrdConfig()
+    mmrd: MmrdConfig = MmrdConfig()
+    cmdiad: CmdiadConfig = CmdiadConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> MethodConfig:
+        fewest, most = MODALITY_COUNTS[self.model]
+        modalities = self.preprocess.modalities
+        if not fewest <= len(modalities) <= most:
+            wanted = str(fewest) if fewest == most else f"{fewest} to {most}"
+            raise ValueError(f"model {self.model} takes {wanted} modalities, not {', '.join(modalities)}")
+        if self.model == "cmdiad" and "rgb" not in modalities:
+            raise ValueError("model cmdiad takes rgb and one of depth and normals")
+        return self
+
+
+class TrainConfig(MethodConfig):
+    """One training run.
+
+    Attributes:
+        roi: the part of the frame to look at; None for all of it.
+        steps: optimiser steps.
+        batch_size: frames a step, over all processes.
+        learning_rate: of Adam at the start; None for the method's, see ``LEARNING_RATES``.
+        final_learning_rate: share of it that is left at the end, after an exponential decay (the papers'
+            ×0.95 an epoch is 0.95 ** epochs).
+        betas: of Adam (papers: 0.5, 0.999).
+        precision: of the students' convolutions while training: ``bf16`` is faster where the processor has
+            instructions for it, on CPUs from AVX-512 BF16, on GPUs from Ampere; weights stay float32.
+        seed: of weights and of the frames' order.
+        checkpoint_every_s: seconds between checkpoints from which a killed run goes on.
+        cache_bytes: teacher features are computed once when they fit into this much memory,
+        cache_disk_bytes: or else into a file of this size beside the checkpoint.
+    """
+
     roi: RoiConfig | None = None
     steps: int = Field(default=160, ge=1, le=1_000_000)
     batch_size: int = Field(default=8, ge=2, le=256)
-    learning_rate: float = Field(default=5e-3, gt=0, le=1)
+    learning_rate: float | None = Field(default=None, gt=0, le=1)
+    final_learning_rate: float = Field(default=0.01, gt=0, le=1)
     betas: tuple[float, float] = (0.5, 0.999)
+    precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     checkpoint_every_s: float = Field(default=30, ge=0)
     cache_bytes: int = Field(default=2 << 30, ge=0)
+    cache_disk_bytes: int = Field(default=16 << 30, ge=0)
 
-    @model_validator(mode="after")
-    def _fits(self) -> TrainConfig:
-        wanted = {"crd": 2, "rd": 1}[self.model]
-        if len(self.preprocess.modalities) != wanted:
-            raise ValueError(
-                f"model {self.model} takes {wanted} {'modality' if wanted == 1 else 'modalities'}, "
-                f"not {', '.join(self.preprocess.modalities)}"
-            )
-        return self
+    @property
+    def first_learning_rate(self) -> float:
+        """The learning rate of the first step."""
+        return LEARNING_RATES[self.model] if self.learning_rate is None else self.learning_rate
 
 
 def read_toml(path: Path) -> dict[str, Any]:

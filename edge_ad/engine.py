@@ -12,7 +12,6 @@ is used before it has given the bundle's golden answers.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -27,7 +26,19 @@ from edge_ad.backends import BackendName, backend_class, choose_backend
 from edge_ad.backends.base import Precision, Progress
 from edge_ad.backends.box_key import is_signed, sign
 from edge_ad.backends.golden import check_golden
-from edge_ad.bundle import GOLDEN, MANIFEST, MODEL, THRESHOLDS, Bundle, FileDigest, Manifest, Thresholds
+from edge_ad.bundle import (
+    FULL,
+    GOLDEN,
+    MANIFEST,
+    THRESHOLDS,
+    Bundle,
+    FileDigest,
+    Manifest,
+    Thresholds,
+    bytes_digest,
+    golden_name,
+    model_name,
+)
 from edge_ad.config import Settings, validated
 from edge_ad.errors import EngineError
 from edge_ad.files import replace_directory
@@ -43,6 +54,7 @@ class EngineKey(Settings):
 
     Attributes:
         bundle_digest: of the bundle it was built from.
+        mode: the operating mode that it runs.
         backend: what runs it.
         precision: of the arithmetic.
         max_batch: the largest batch it takes.
@@ -56,6 +68,7 @@ class EngineKey(Settings):
     """
 
     bundle_digest: str
+    mode: str
     backend: str
     precision: Precision
     max_batch: int = Field(ge=1)
@@ -71,7 +84,8 @@ class EngineKey(Settings):
     def rebuild_command(self) -> str:
         """The command that builds such an engine."""
         batch = f" --max-batch {self.max_batch}" if self.max_batch > 1 else ""
-        return f"edge-ad build-engine BUNDLE --backend {self.backend} --precision {self.precision}{batch}"
+        mode = f" --mode {self.mode}" if self.mode != FULL else ""
+        return f"edge-ad build-engine BUNDLE --backend {self.backend} --precision {self.precision}{mode}{batch}"
 
 
 class EngineManifest(EngineKey):
@@ -102,6 +116,7 @@ def build_engine(
     *,
     backend: BackendName,
     precision: Precision,
+    mode: str = FULL,
     max_batch: int = 1,
     progress: Progress | None = None,
 ) -> Engine:
@@ -115,11 +130,13 @@ def build_engine(
         directory: the engine's directory, made or replaced.
         backend: ``auto`` takes TensorRT where it can run.
         precision: of the arithmetic.
+        mode: the operating mode to run: all sensors, or fewer.
         max_batch: the largest batch that will be run.
         progress: called with short messages while the build goes on.
 
     Raises:
         ConfigError: a setting is out of range.
+        BundleError: the bundle has no such mode, or has changed since it was opened.
         EngineError: the backend cannot build or run it here, its answers differ from the golden ones, or the
             directory cannot be written or holds something else.
         MissingExtraError: a package that the backend needs is not installed.
@@ -129,12 +146,13 @@ def build_engine(
         raise EngineError(
             f"{directory} is not an engine", why="something else is there", remedy="name a new or empty directory"
         )
-    key = _key(bundle, choose_backend(backend), precision, max_batch)
+    key = _key(bundle, choose_backend(backend), precision, mode, max_batch)
     kind = backend_class(key.backend)
-    contents = {name: _of_bundle(bundle, name) for name in (MANIFEST, THRESHOLDS, GOLDEN)}
+    names = {MANIFEST: MANIFEST, THRESHOLDS: THRESHOLDS, golden_name(mode): GOLDEN}
+    contents = {name: bundle.content(source) for source, name in names.items()}
     contents[kind.payload_name] = _built_before(directory, key) or kind.build(
-        _of_bundle(bundle, MODEL),
-        source=str(bundle.model_path),
+        bundle.model(mode),
+        source=str(bundle.directory / model_name(mode)),
         precision=precision,
         max_batch=max_batch,
         progress=progress,
@@ -152,16 +170,25 @@ def read_engine(directory: Path) -> Engine:
     return engine
 
 
-def load_engine(directory: Path) -> tuple[Engine, Backend]:
+def load_engine(directory: Path, mode: str | None = None) -> tuple[Engine, Backend]:
     """Checks an engine, loads it and tries it on its golden samples.
 
+    Args:
+        directory: of the engine.
+        mode: the operating mode it must be for; None for any.
+
     Raises:
-        EngineError: as :func:`read_engine`; or it was built for another GPU, driver or version, cannot be
+        EngineError: as :func:`read_engine`; or it was built for another mode, GPU, driver or version, cannot be
             loaded, or its answers differ from the golden ones.
         MissingExtraError: a package that the backend needs is not installed.
     """
     engine, payload = _read(directory)
     manifest = engine.manifest
+    if mode not in (None, manifest.mode):
+        raise EngineError(
+            f"{directory} was built for mode {manifest.mode}, not {mode}",
+            remedy=f"build another one with: edge-ad build-engine BUNDLE --mode {mode}",
+        )
     kind = backend_class(manifest.backend)
     here, there = asdict(kind.box_facts()), manifest.model_dump()
     differences = [f"{name} was {there[name]!r} and is {here[name]!r}" for name in here if here[name] != there[name]]
@@ -180,28 +207,20 @@ def load_engine(directory: Path) -> tuple[Engine, Backend]:
     return engine, backend
 
 
-def _key(bundle: Bundle, backend: str, precision: Precision, max_batch: int) -> EngineKey:
+def _key(bundle: Bundle, backend: str, precision: Precision, mode: str, max_batch: int) -> EngineKey:
     kind = backend_class(backend)
     settings = {
         "bundle_digest": bundle.digest,
+        "mode": mode,
         "backend": backend,
         "precision": precision,
         "max_batch": max_batch,
-        "input_shapes": {tensor.name: tensor.shape for tensor in bundle.manifest.inputs},
+        "input_shapes": {tensor.name: tensor.shape for tensor in bundle.mode(mode).inputs},
         "options": dict(kind.options),
         "edge_ad_version": __version__,
         **asdict(kind.box_facts()),
     }
     return validated(EngineKey, settings, "the engine's settings")
-
-
-def _of_bundle(bundle: Bundle, name: str) -> bytes:
-    """A file's content, which must still be what was checked when the bundle was opened."""
-    again = "open the bundle again, once nothing writes to it any more"
-    content = _bytes(bundle.directory / name, again)
-    if name != MANIFEST and _digest(content) != bundle.manifest.files[name]:
-        raise EngineError(f"{bundle.directory / name} has changed since it was opened", remedy=again)
-    return content
 
 
 def _built_before(directory: Path, key: EngineKey) -> bytes | None:
@@ -216,7 +235,7 @@ def _built_before(directory: Path, key: EngineKey) -> bytes | None:
 
 def _install(directory: Path, key: EngineKey, contents: dict[str, bytes]) -> Engine:
     """Writes an engine aside, loads it from there and, if that works, puts it into place."""
-    files = {name: _digest(content) for name, content in contents.items()}
+    files = {name: bytes_digest(content) for name, content in contents.items()}
     unsigned = EngineManifest(**key.model_dump(), schema_version=1, files=files, mac="")
     manifest = unsigned.model_copy(update={"mac": sign(unsigned.signed_content())})
     try:
@@ -256,7 +275,7 @@ def _read(directory: Path) -> tuple[Engine, bytes]:
     contents = {}
     for name in (payload_name, MANIFEST, THRESHOLDS, GOLDEN):
         contents[name] = _bytes(directory / name, again)
-        if _digest(contents[name]) != manifest.files.get(name):
+        if bytes_digest(contents[name]) != manifest.files.get(name):
             raise EngineError(
                 f"{directory / name} is not the file that was built", why="its sha256 differs", remedy=again
             )
@@ -268,10 +287,6 @@ def _read(directory: Path) -> tuple[Engine, bytes]:
             f"{directory} was built from another bundle", why=f"the digests in {MANIFEST} differ", remedy=again
         )
     return Engine(directory, manifest, bundle_manifest, thresholds), contents[payload_name]
-
-
-def _digest(content: bytes) -> FileDigest:
-    return FileDigest(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def _bytes(path: Path, remedy: str) -> bytes:

@@ -1,4 +1,4 @@
-"""How well a model tells bad parts from good ones: metrics, a table of defects, a contact sheet.
+"""How well a model tells bad parts from good ones: metrics and how sure they are, defects, pictures.
 
 Protocol: labels come from the folder, maps are compared at the frames' original size, the image score
 is the largest value of the network's map, and AUPRO is exact (every distinct value is a threshold).
@@ -13,13 +13,43 @@ from typing import Any
 import numpy as np
 
 from edge_ad.errors import DataError
-from edge_ad.feeds import map_on_frame
-from edge_ad.metrics import average_precision, f1_max, image_auroc, partial_area, pixel_auroc, pro_curve
-from edge_ad.scoring import judge
+from edge_ad.intervals import LEVEL, RESAMPLES, Interval, image_intervals, pixel_intervals
+from edge_ad.judged import Example, Judged, examples, sheet_rows
+from edge_ad.metric_inputs import Float64Array
+from edge_ad.metrics import (
+    aupro_100_thresholds,
+    average_precision,
+    f1_max,
+    image_auroc,
+    partial_area,
+    pixel_auroc,
+    pro_curve,
+)
 from edge_ad.types import AnomalyResult, AnyArray, BoolArray, Float32Array, Frame, LabelledFrame, Roi, UInt8Array
-from edge_ad.visualization import SheetRow, contact_sheet, depth_to_rgb
+from edge_ad.visualization import SheetRow, contact_sheet
 
 Predict = Callable[[Frame], AnomalyResult]
+CURVE_LIMIT = 0.3
+"""How far `Evaluation.pro_curve` goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """95 % bootstrap intervals (see `edge_ad.intervals`) of the figures of the same names in `Evaluation`."""
+
+    metrics: dict[str, Interval]
+    modalities: dict[str, dict[str, Interval]]
+    defects: dict[str, Interval]
+
+    def report(self) -> dict[str, Any]:
+        """JSON-able: each interval a list of its ends."""
+        return {
+            "level": LEVEL,
+            "resamples": RESAMPLES,
+            "metrics": _lists(self.metrics),
+            "modalities": {name: _lists(intervals) for name, intervals in self.modalities.items()},
+            "defects": _lists(self.defects),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +63,13 @@ class Evaluation:
         threshold: with which parts were judged.
         confusion: good and defective parts, each rejected and all.
         scores: per frame its path, defect and score.
+        intervals: how sure the metrics are.
+        pro_curve: float64 (K, 2), false positive rate up to 0.3 and overlap, thinned to be drawn; None
+            where there are no pixel metrics.
+        lowest_defective: the defective parts that look best to the model, lowest score first.
+        highest_good: the good parts that look worst to it, highest score first.
         sheet_rows: a few parts to look at.
+        geometry_titles: names of their pictures beside colour and map.
     """
 
     metrics: dict[str, float]
@@ -42,6 +78,10 @@ class Evaluation:
     threshold: float
     confusion: dict[str, int]
     scores: tuple[dict[str, Any], ...]
+    intervals: Intervals
+    pro_curve: Float64Array | None
+    lowest_defective: tuple[Example, ...]
+    highest_good: tuple[Example, ...]
     sheet_rows: tuple[SheetRow, ...]
     geometry_titles: tuple[str, ...]
 
@@ -51,6 +91,7 @@ class Evaluation:
             "metrics": self.metrics,
             "modalities": self.modalities,
             "defects": self.defects,
+            "intervals": self.intervals.report(),
             "threshold": self.threshold,
             "confusion": self.confusion,
             "scores": list(self.scores),
@@ -69,6 +110,7 @@ def evaluate(
     threshold: float,
     progress: Callable[[int, int], None] = lambda done, total: None,
     roi: Roi | None = None,
+    secondary: bool = False,
 ) -> Evaluation:
     """Judges every frame of a test split.
 
@@ -78,34 +120,31 @@ def evaluate(
         threshold: a score above it is a reject.
         progress: called with the frames done and all.
         roi: where in the frames the modalities' maps are; None for all of them.
+        secondary: adds ``aupro_30_100`` and ``aupro_1_100``, to compare with papers whose code looks at
+            100 thresholds (`edge_ad.metrics.aupro_100_thresholds`).
 
     Raises:
         DataError: a frame cannot be read or does not fit the model, or one of the two classes is missing.
     """
-    items: list[_Judged] = []
+    items: list[Judged] = []
     for index, item in enumerate(frames):
-        items.append(_Judged.of(item, predict(item.frame), roi))
+        items.append(Judged.of(item, predict(item.frame), roi))
         progress(index + 1, len(frames))
-    labels = np.array([item.is_anomalous for item in items], np.bool_)
-    if not labels.any() or labels.all():
-        raise DataError(
-            "the test split cannot be evaluated",
-            why=f"it has {int((~labels).sum())} good and {int(labels.sum())} defective parts",
-            remedy="it needs both",
-        )
+    labels = _labels(items)
     scores = np.array([item.score for item in items])
-    names = items[0].modality_maps
-    modalities = (
-        {name: _metrics(items, labels, [item.modality_maps[name] for item in items], None) for name in names}
-        if len(names) > 1
-        else {}
-    )
+    whole = _measure(items, labels, [item.anomaly_map for item in items], scores, secondary)
+    modalities = {}
+    for name in items[0].modality_maps if len(items[0].modality_maps) > 1 else ():
+        maps = [item.modality_maps[name] for item in items]
+        modalities[name] = _measure(items, labels, maps, np.array([x.max() for x in maps]), secondary)
     rejected = scores > threshold
-    rows, titles = _sheet_rows(items, frames, threshold)
+    defects, defect_intervals = _per_defect(items, scores, rejected)
+    rows, titles = sheet_rows(items, frames, threshold)
+    ranked = np.argsort(scores, kind="stable")
     return Evaluation(
-        metrics=_metrics(items, labels, [item.anomaly_map for item in items], scores),
-        modalities=modalities,
-        defects=_per_defect(items, scores, rejected),
+        metrics=whole.metrics,
+        modalities={name: measured.metrics for name, measured in modalities.items()},
+        defects=defects,
         threshold=threshold,
         confusion={
             "good": int((~labels).sum()),
@@ -114,92 +153,82 @@ def evaluate(
             "defective_rejected": int((rejected & labels).sum()),
         },
         scores=tuple({"path": item.path, "defect": item.defect, "score": item.score} for item in items),
+        intervals=Intervals(
+            whole.intervals, {name: measured.intervals for name, measured in modalities.items()}, defect_intervals
+        ),
+        pro_curve=whole.pro_curve,
+        lowest_defective=examples(ranked[labels[ranked]], items, frames),
+        highest_good=examples(ranked[~labels[ranked]][::-1], items, frames),
         sheet_rows=rows,
         geometry_titles=titles,
     )
 
 
+def _labels(items: Sequence[Judged]) -> BoolArray:
+    labels = np.array([item.is_anomalous for item in items], np.bool_)
+    if not labels.any() or labels.all():
+        raise DataError(
+            "the test split cannot be evaluated",
+            why=f"it has {int((~labels).sum())} good and {int(labels.sum())} defective parts",
+            remedy="it needs both",
+        )
+    return labels
+
+
 @dataclass(frozen=True, slots=True)
-class _Judged:
-    """What is kept of a frame; its images are dropped."""
+class _Measured:
+    """What is said of one kind of map over all images."""
 
-    path: str
-    defect: str
-    is_anomalous: bool
-    gt_mask: BoolArray | None
-    score: float
-    anomaly_map: Float32Array
-    modality_maps: dict[str, Float32Array]
-
-    @classmethod
-    def of(cls, item: LabelledFrame, result: AnomalyResult, roi: Roi | None) -> _Judged:
-        height, width = item.frame.size_px
-        mask = item.gt_mask if item.gt_mask is not None or item.is_anomalous else np.zeros((height, width), bool)
-        place = roi or Roi(0, 0, width, height)
-        maps = {name: map_on_frame(array, place, (height, width)) for name, array in result.modality_maps.items()}
-        path = f"{item.defect}/{item.path.stem}"
-        return cls(path, item.defect, item.is_anomalous, mask, result.score, result.anomaly_map, maps)
+    metrics: dict[str, float]
+    intervals: dict[str, Interval]
+    pro_curve: Float64Array | None
 
 
-def _metrics(
-    items: Sequence[_Judged], labels: BoolArray, maps: Sequence[Float32Array], scores: Any
-) -> dict[str, float]:
-    """All metrics; ``scores`` None takes each map's maximum. Pixel metrics need a mask for every defect."""
-    if scores is None:
-        scores = np.array([anomaly_map.max() for anomaly_map in maps])
+def _measure(
+    items: Sequence[Judged], labels: BoolArray, maps: Sequence[Float32Array], scores: AnyArray, secondary: bool
+) -> _Measured:
+    """All metrics of these maps and scores. Pixel metrics need a mask for every defect."""
     f1, f1_threshold = f1_max(labels, scores)
-    result: dict[str, float] = {
+    metrics = {
         "image_auroc": image_auroc(labels, scores),
         "average_precision": average_precision(labels, scores),
         "f1_max": f1,
         "f1_max_threshold": f1_threshold,
     }
+    intervals = image_intervals(labels, scores)
     masks: list[BoolArray] = [item.gt_mask for item in items if item.gt_mask is not None]
-    if len(masks) == len(items) and any(mask.any() for mask in masks):
-        rates, overlaps = pro_curve(masks, maps)
-        result["pixel_auroc"] = pixel_auroc(masks, maps)
-        result["aupro_30"] = partial_area(rates, overlaps, 0.3)
-        result["aupro_1"] = partial_area(rates, overlaps, 0.01)
-    return result
+    if len(masks) < len(items) or not any(mask.any() for mask in masks):
+        return _Measured(metrics, intervals, None)
+    rates, overlaps = pro_curve(masks, maps)
+    metrics["pixel_auroc"] = pixel_auroc(masks, maps)
+    metrics["aupro_30"] = partial_area(rates, overlaps, 0.3)
+    metrics["aupro_1"] = partial_area(rates, overlaps, 0.01)
+    if secondary:
+        metrics["aupro_30_100"] = aupro_100_thresholds(masks, maps, 0.3)
+        metrics["aupro_1_100"] = aupro_100_thresholds(masks, maps, 0.01)
+    intervals.update(pixel_intervals(labels, masks, maps))
+    drawn = np.concatenate([[0.0], np.geomspace(1e-4, 0.01, 100), np.linspace(0.01, CURVE_LIMIT, 200)])
+    # At a rate of 0 the curve rises straight up; interp gives the upper end, so the lower is added.
+    curve = np.vstack([[0.0, 0.0], np.column_stack([drawn, np.interp(drawn, rates, overlaps)])])
+    return _Measured(metrics, intervals, curve)
 
 
-def _per_defect(items: Sequence[_Judged], scores: Any, rejected: Any) -> dict[str, dict[str, float]]:
-    """Each kind of defect against all good parts."""
+def _per_defect(
+    items: Sequence[Judged], scores: AnyArray, rejected: AnyArray
+) -> tuple[dict[str, dict[str, float]], dict[str, Interval]]:
+    """Each kind of defect against all good parts, and the intervals of their image AUROC."""
     kinds: AnyArray = np.array([item.defect for item in items])
-    result = {}
-    for kind in sorted(set(kinds) - {"good"}):
+    figures, intervals = {}, {}
+    for kind in map(str, sorted(set(kinds) - {"good"})):
         pair = np.flatnonzero(np.isin(kinds, (kind, "good")))
-        result[str(kind)] = {
+        figures[kind] = {
             "image_auroc": image_auroc(kinds[pair] == kind, scores[pair]),
             "parts": float((kinds == kind).sum()),
             "found": float(rejected[kinds == kind].sum()),
         }
-    return result
+        intervals[kind] = image_intervals(kinds[pair] == kind, scores[pair])["image_auroc"]
+    return figures, intervals
 
 
-def _sheet_rows(
-    items: Sequence[_Judged], frames: Sequence[LabelledFrame], threshold: float
-) -> tuple[tuple[SheetRow, ...], tuple[str, ...]]:
-    """The median part of each kind of defect, the median good one and the worst good one."""
-    chosen = []
-    for kind in ["good", *sorted({item.defect for item in items} - {"good"})]:
-        ranked = sorted((i for i, item in enumerate(items) if item.defect == kind), key=lambda i: items[i].score)
-        chosen += [ranked[len(ranked) // 2]] + ([ranked[-1]] if kind == "good" and len(ranked) > 1 else [])
-    rows = []
-    for index in chosen:
-        labelled = frames[index]
-        frame, item = labelled.frame, items[index]
-        depth = [depth_to_rgb(frame.depth_m())] if frame.depth is not None else []
-        rgb = frame.rgb if frame.rgb is not None else depth[0]
-        result = AnomalyResult(item.anomaly_map, item.score)
-        rows.append(
-            SheetRow(
-                rgb=rgb,
-                geometry=tuple(depth),
-                anomaly_map=item.anomaly_map,
-                gt_mask=item.gt_mask,
-                caption=f"{item.path}   score {item.score:.2f}",
-                decision=judge(result, threshold).decision,
-            )
-        )
-    return tuple(rows), ("Depth",) if rows[0].geometry else ()
+def _lists(intervals: dict[str, Interval]) -> dict[str, list[float]]:
+    return {name: list(interval) for name, interval in intervals.items()}

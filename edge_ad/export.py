@@ -1,9 +1,6 @@
 """From a checkpoint to a bundle: ONNX graphs, each run and compared with PyTorch before it is kept.
 
-model.onnx                 camera arrays → anomaly map, score, map per modality: all that a box runs
-teacher.onnx               normalised image → the teacher's three maps
-tuner_<modality>.onnx      the other modality's maps → filtered and amplified maps     (crd)
-student_<modality>.onnx    own maps (and the tuner's) → restored maps
+Which graphs there are says ``edge_ad.export_graphs``.
 """
 
 from __future__ import annotations
@@ -11,39 +8,37 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import safetensors.numpy
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edge_ad import __version__
 from edge_ad.backends.torch import tensor_specs
 from edge_ad.bundle import (
-    GOLDEN,
     MANIFEST,
     THRESHOLDS,
+    WEIGHTS,
     Bundle,
     Manifest,
+    ModeInfo,
     TensorInfo,
-    Thresholds,
     file_digest,
+    golden_name,
     read_bundle,
 )
 from edge_ad.errors import BundleError, OutputError
+from edge_ad.export_graphs import Graph, graphs
 from edge_ad.files import not_written, replace_directory
 from edge_ad.models.checkpoint import CheckpointRecord, load_detector, read_golden
-from edge_ad.models.crd import CrdStudent
-from edge_ad.models.detector import Detector
-from edge_ad.models.layers import Features
-from edge_ad.scoring import threshold_from_scores
+from edge_ad.models.detector import Detector, OperatingMode
+from edge_ad.onnx_weights import share_weights
 
 OPSET = 18
 MAX_BATCH = 64
@@ -51,98 +46,6 @@ TOLERANCE = 1e-4
 """Largest difference of a map from PyTorch's, absolute; of features, as a share of their largest value."""
 ROUNDING = 2e-6
 """What float32 leaves of a map's largest value: allowed instead where maps grow beyond 50."""
-
-
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """One graph to export: a module, sample arguments, and names for what goes in and out."""
-
-    name: str
-    module: nn.Module
-    arguments: tuple[Tensor, ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-
-class _Teacher(nn.Module):
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.teacher = detector.teacher
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.teacher(image))
-
-
-class _Component(nn.Module):
-    """A tuner or student that takes the teacher's raw maps, as ``teacher.onnx`` gives them."""
-
-    def __init__(self, detector: Detector, student: int, source: int) -> None:
-        super().__init__()
-        self.scaling, self.source = detector.scaling, source
-        self.student: Any = detector.students.students[student]
-
-    def scaled(self, *maps: Tensor) -> Features:
-        return self.scaling.one(self.source, list(maps))
-
-
-class _Tuner(_Component):
-    def forward(self, first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, ...]:
-        filtered, amplified = self.student.tuners(self.scaled(first, second, third))
-        return *filtered, *amplified
-
-
-class _CrdStudent(_Component):
-    def forward(
-        self,
-        first: Tensor,
-        second: Tensor,
-        third: Tensor,
-        filtered1: Tensor,
-        filtered2: Tensor,
-        filtered3: Tensor,
-        amplified1: Tensor,
-        amplified2: Tensor,
-        amplified3: Tensor,
-    ) -> tuple[Tensor, ...]:
-        own = self.scaled(first, second, third)
-        tuned = ([filtered1, filtered2, filtered3], [amplified1, amplified2, amplified3])
-        return tuple(self.student.restore(own, *tuned)[1])
-
-
-class _RdStudent(_Component):
-    def forward(self, first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.student(self.scaled(first, second, third)))
-
-
-def graphs(detector: Detector, arrays: tuple[Tensor, ...]) -> Iterator[Graph]:
-    """Every graph of a bundle, the fused one first, with sample arguments computed from ``arrays``.
-
-    Args:
-        detector: in eval mode.
-        arrays: camera arrays in the order of ``detector.input_names``.
-    """
-    yield Graph("model", detector, arrays, detector.input_names, detector.output_names)
-    modalities = detector.config.preprocess.modalities
-    with torch.no_grad():
-        images, _ = detector.preprocess(dict(zip(detector.input_names, arrays, strict=True)))
-        raw = detector.teacher_features(images)
-    scales = ("stride4", "stride8", "stride16")
-    yield Graph("teacher", _Teacher(detector), (images[0],), ("image",), scales)
-    own_names, restored = tuple(f"own_{s}" for s in scales), tuple(f"restored_{s}" for s in scales)
-    for index, modality in enumerate(modalities):
-        student = detector.students.students[index]
-        if not isinstance(student, CrdStudent):
-            component = _RdStudent(detector, index, index)
-            yield Graph(f"student_{modality}", component, tuple(raw[index]), own_names, restored)
-            continue
-        other_names = tuple(f"other_{s}" for s in scales)
-        tuned_names = tuple(f"{kind}_{s}" for kind in ("filtered", "amplified") for s in scales)
-        tuner = _Tuner(detector, index, 1 - index).eval()
-        with torch.no_grad():
-            tuned = tuner(*raw[1 - index])
-        yield Graph(f"tuner_{modality}", tuner, tuple(raw[1 - index]), other_names, tuned_names)
-        restorer = _CrdStudent(detector, index, index)
-        yield Graph(f"student_{modality}", restorer, (*raw[index], *tuned), own_names + tuned_names, restored)
 
 
 def onnx_from_graph(graph: Graph) -> onnx.ModelProto:
@@ -162,7 +65,7 @@ def onnx_from_graph(graph: Graph) -> onnx.ModelProto:
             external_data=False,
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
-            dynamic_shapes=(shapes,) if graph.name == "model" else shapes,
+            dynamic_shapes=(shapes,),
             verbose=False,
         )
     assert program is not None
@@ -195,7 +98,7 @@ def parity(graph: Graph, content: bytes) -> float:
     worst = 0.0
     for name, ours, theirs in zip(graph.outputs, given, expected, strict=True):
         difference, largest = float(np.abs(ours - theirs.numpy()).max()), float(theirs.abs().max())
-        if graph.name == "model":
+        if graph.is_whole:
             allowed = max(TOLERANCE, ROUNDING * largest)
         else:
             difference, allowed = difference / largest, TOLERANCE
@@ -235,21 +138,22 @@ def export_bundle(
         raise OutputError(f"{directory} is not a bundle", why="something else is there", remedy="name another --output")
     detector, record = load_detector(checkpoint)
     golden = read_golden(checkpoint)
-    arrays = tuple(golden[name] for name in detector.input_names)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as temporary:
             fresh = Path(temporary) / "bundle"
             fresh.mkdir()
-            differences = {}
-            for graph in graphs(detector, arrays):
+            models, differences = {}, {}
+            for graph in graphs(detector, golden):
                 progress(f"{graph.name}.onnx")
-                content = onnx_from_graph(graph).SerializeToString()
-                differences[graph.name] = parity(graph, content)
-                (fresh / f"{graph.name}.onnx").write_bytes(content)
-            _write_golden(fresh / GOLDEN, detector, arrays)
-            thresholds = Thresholds(modes={"full": threshold_from_scores(record.validation_scores)})
-            (fresh / THRESHOLDS).write_text(thresholds.model_dump_json(indent=1))
+                models[graph.name] = onnx_from_graph(graph)
+                differences[graph.name] = parity(graph, models[graph.name].SerializeToString())
+            (fresh / WEIGHTS).write_bytes(share_weights(models, WEIGHTS))
+            for name, model in models.items():
+                (fresh / f"{name}.onnx").write_bytes(model.SerializeToString())
+            for mode in detector.method.modes:
+                _write_golden(fresh / golden_name(mode), detector.operating(mode).eval(), golden)
+            (fresh / THRESHOLDS).write_text(record.thresholds.model_dump_json(indent=1))
             manifest = _manifest(detector, record, fresh, metrics or {}, differences)
             (fresh / MANIFEST).write_text(manifest.model_dump_json(indent=1))
             replace_directory(fresh, directory)
@@ -258,38 +162,45 @@ def export_bundle(
     return read_bundle(directory)
 
 
-def _write_golden(path: Path, detector: Detector, arrays: Sequence[Tensor]) -> None:
+def _write_golden(path: Path, graph: OperatingMode, samples: dict[str, Tensor]) -> None:
+    arrays = {name: samples[name] for name in graph.input_names}
     with torch.no_grad():
-        results = detector(*arrays)
-    golden = {f"input.{name}": x.numpy() for name, x in zip(detector.input_names, arrays, strict=True)}
+        results = graph(*arrays.values())
+    golden = {f"input.{name}": x.numpy() for name, x in arrays.items()}
     golden |= {
-        f"output.{name}": np.ascontiguousarray(x.numpy())
-        for name, x in zip(detector.output_names, results, strict=True)
+        f"output.{name}": np.ascontiguousarray(x.numpy()) for name, x in zip(graph.output_names, results, strict=True)
     }
     path.write_bytes(safetensors.numpy.save(golden))
+
+
+def _mode_info(graph: OperatingMode) -> ModeInfo:
+    spec = graph.detector.config.input
+    depth = "m" if spec.depth == "float32_m" else f"low and high byte of uint16, {spec.depth_unit_m:g} m a unit"
+    units = {"rgb": "sRGB, 0 to 255", "normals": "(n + 1) * 127.5", "depth": depth}
+    inputs, outputs = tensor_specs(graph)
+    return ModeInfo(
+        modalities=graph.modalities,
+        inputs=tuple(TensorInfo(name=x.name, dtype=x.dtype, shape=x.shape, unit=units[x.name]) for x in inputs),
+        outputs=tuple(
+            TensorInfo(name=x.name, dtype=x.dtype, shape=x.shape, unit="standard deviations of good parts, summed")
+            for x in outputs
+        ),
+    )
 
 
 def _manifest(
     detector: Detector, record: CheckpointRecord, directory: Path, metrics: dict[str, float], parity: dict[str, float]
 ) -> Manifest:
-    spec = detector.config.input
-    depth = "m" if spec.depth == "float32_m" else f"low and high byte of uint16, {spec.depth_unit_m:g} m a unit"
-    units = {"rgb": "sRGB, 0 to 255", "normals": "(n + 1) * 127.5", "depth": depth}
-    inputs, outputs = tensor_specs(detector)
     manifest = Manifest(
-        schema_version=1,
+        schema_version=2,
         edge_ad_version=__version__,
         name=record.data.category,
         model=detector.config.model,
         backbone=detector.config.backbone,
         modalities=detector.config.preprocess.modalities,
         opset=OPSET,
-        input=spec,
-        inputs=tuple(TensorInfo(name=x.name, dtype=x.dtype, shape=x.shape, unit=units[x.name]) for x in inputs),
-        outputs=tuple(
-            TensorInfo(name=x.name, dtype=x.dtype, shape=x.shape, unit="standard deviations of good parts, summed")
-            for x in outputs
-        ),
+        input=detector.config.input,
+        modes={mode: _mode_info(detector.operating(mode)) for mode in detector.method.modes},
         training_data=record.data,
         metrics=metrics,
         parity=parity,

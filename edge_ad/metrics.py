@@ -10,7 +10,7 @@ Equal scores are one operating point: neither order among them is preferred.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -18,9 +18,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_ad.errors import DataError
+from edge_ad.metric_inputs import Float64Array, masks_and_maps, require_defects, require_negatives, split_scores
 from edge_ad.types import AnyArray, BoolArray
 
-Float64Array = NDArray[np.float64]
+SECONDARY_SIZE_PX = 256
+"""Side of the maps that the papers' code compares."""
+
+SECONDARY_THRESHOLDS = 100
+"""How many thresholds it looks at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +55,25 @@ def image_auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     Raises:
         DataError: only one class is there, a score is not finite, or the lengths differ.
     """
-    positives, negatives = _split(labels, scores)
-    _require_negatives(negatives, "good part")
-    return _area(*_roc(_operating_points(positives, np.ones(positives.size), negatives), negatives.size))
+    return _area(*roc_curve(labels, scores))
+
+
+def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[Float64Array, Float64Array]:
+    """Share of the defective parts found over the share of the good ones rejected.
+
+    Args:
+        labels: (N,), true or 1 for a defective part, false or 0 for a good one.
+        scores: (N,), larger is more anomalous.
+
+    Returns:
+        False positive rates and hit rates, float64 (K,), rising from (0, 0) to (1, 1).
+
+    Raises:
+        DataError: as `image_auroc`.
+    """
+    positives, negatives = split_scores(labels, scores)
+    require_negatives(negatives, "good part")
+    return _roc(_operating_points(positives, np.ones(positives.size), negatives), negatives.size)
 
 
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -67,7 +88,7 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
     Raises:
         DataError: no part is defective, a score is not finite, or the lengths differ.
     """
-    positives, negatives = _split(labels, scores)
+    positives, negatives = split_scores(labels, scores)
     points = _operating_points(positives, np.ones(positives.size), negatives)
     gained = np.diff(points.hits, prepend=0.0)
     return float(np.sum(gained * points.hits / (points.hits + points.false_from)) / positives.size)
@@ -87,7 +108,7 @@ def f1_max(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float]:
     Raises:
         DataError: no part is defective, a score is not finite, or the lengths differ.
     """
-    positives, negatives = _split(labels, scores)
+    positives, negatives = split_scores(labels, scores)
     points = _operating_points(positives, np.ones(positives.size), negatives)
     f1 = 2 * points.hits / (points.hits + points.false_from + positives.size)
     best = int(np.argmax(f1))
@@ -108,11 +129,11 @@ def pixel_auroc(masks: Sequence[AnyArray], maps: Sequence[AnyArray]) -> float:
     Raises:
         DataError: no pixel is defective or all are, a map is not finite, or sizes differ.
     """
-    pairs = list(_pairs(masks, maps))
+    pairs = list(masks_and_maps(masks, maps))
     positives = np.concatenate([anomaly_map[mask] for mask, anomaly_map in pairs])
     negatives = np.concatenate([anomaly_map[~mask] for mask, anomaly_map in pairs])
-    _require_defects(positives)
-    _require_negatives(negatives, "pixel without a defect")
+    require_defects(positives)
+    require_negatives(negatives, "pixel without a defect")
     return _area(*_roc(_operating_points(positives, np.ones(positives.size), negatives), negatives.size))
 
 
@@ -135,18 +156,30 @@ def pro_curve(masks: Sequence[AnyArray], maps: Sequence[AnyArray]) -> tuple[Floa
     Raises:
         DataError: no pixel is defective or all are, a map is not finite, or sizes differ.
     """
-    pairs = list(_pairs(masks, maps))
+    pairs = list(masks_and_maps(masks, maps))
     positives, weights = [], []
     for mask, anomaly_map in pairs:
-        _, regions = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-        region_of_pixel = regions[mask]
         positives.append(anomaly_map[mask])
-        weights.append(1.0 / np.bincount(region_of_pixel)[region_of_pixel])
+        weights.append(region_weights(mask))
     scores = np.concatenate(positives)
     negatives = np.concatenate([anomaly_map[~mask] for mask, anomaly_map in pairs])
-    _require_defects(scores)
-    _require_negatives(negatives, "pixel without a defect")
+    require_defects(scores)
+    require_negatives(negatives, "pixel without a defect")
     return _roc(_operating_points(scores, np.concatenate(weights), negatives), negatives.size)
+
+
+def region_weights(mask: BoolArray) -> Float64Array:
+    """1 / (pixels of its 8-connected region) for each defective pixel: each region weighs 1 in all.
+
+    Args:
+        mask: bool (H, W).
+
+    Returns:
+        float64 (P,), in the order of ``anomaly_map[mask]``.
+    """
+    _, regions = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    region_of_pixel = regions[mask]
+    return np.asarray(1.0 / np.bincount(region_of_pixel)[region_of_pixel])
 
 
 def partial_area(rates: Float64Array, overlaps: Float64Array, limit: float) -> float:
@@ -190,6 +223,52 @@ def aupro(masks: Sequence[AnyArray], maps: Sequence[AnyArray], fpr_limit: float 
     return partial_area(*pro_curve(masks, maps), fpr_limit)
 
 
+def aupro_100_thresholds(masks: Sequence[AnyArray], maps: Sequence[AnyArray], fpr_limit: float = 0.3) -> float:
+    """Secondary: AUPRO as the code of TRD and most other papers computes it, to compare with their tables only.
+
+    Maps and masks are brought to 256×256, a mask pixel counts where its bilinear (anti-aliased) value
+    is above 0.5, and only 100 thresholds are looked at: the good pixels' scores at equidistant ranks.
+    These are one per cent of false positives apart, so at a limit of 1 % the curve is one straight
+    line, far below the exact one (`aupro`). After ``evaluation/metrics_utils.py`` of hito2448/TRD.
+
+    Args:
+        masks: per image (H, W), non-zero on the defect; all zero for a good part.
+        maps: per image (H, W), larger is more anomalous.
+        fpr_limit: in (0, 1].
+
+    Raises:
+        DataError: as `aupro`; also where no region is left at 256×256.
+    """
+    size = (SECONDARY_SIZE_PX, SECONDARY_SIZE_PX)
+    small = [(_resized(mask.astype(np.float64)) > 0.5, cv2.resize(x, size)) for mask, x in masks_and_maps(masks, maps)]
+    positives = np.concatenate([anomaly_map[mask] for mask, anomaly_map in small])
+    weights = np.concatenate([region_weights(mask) for mask, _ in small])
+    negatives = np.sort(np.concatenate([anomaly_map[~mask] for mask, anomaly_map in small]))
+    require_defects(positives)
+    require_negatives(negatives, "pixel without a defect")
+    ranks = np.linspace(0, negatives.size - 1, SECONDARY_THRESHOLDS, dtype=int)[::-1]
+    order = np.argsort(positives)
+    below = np.searchsorted(positives[order], negatives[ranks], side="right")
+    overlaps = 1 - np.concatenate([[0.0], np.cumsum(weights[order])])[below] / weights.sum()
+    rates = 1 - (ranks + 1) / negatives.size
+    return partial_area(np.append(rates, 1.0), np.append(overlaps, 1.0), fpr_limit)
+
+
+def _resized(image: Float64Array) -> Float64Array:
+    """Bilinear at `SECONDARY_SIZE_PX` with the anti-aliasing of Pillow: a triangle as wide as the step."""
+    rows, columns = (_triangles(length) for length in image.shape)
+    return np.asarray(rows @ image @ columns.T)
+
+
+def _triangles(length: int) -> Float64Array:
+    """(256, length): how much each pixel of a line adds to each pixel of the resized line."""
+    step = length / SECONDARY_SIZE_PX
+    centres = (np.arange(SECONDARY_SIZE_PX) + 0.5) * step
+    distance = np.abs(np.arange(length) + 0.5 - centres[:, None]) / max(step, 1.0)
+    weights = np.clip(1 - distance, 0, None)
+    return np.asarray(weights / weights.sum(1, keepdims=True))
+
+
 def _operating_points(positives: AnyArray, weights: Float64Array, negatives: AnyArray) -> _OperatingPoints:
     """The table that every metric reads; ``negatives`` is sorted in place."""
     scores, place = np.unique(positives, return_inverse=True)
@@ -213,71 +292,3 @@ def _roc(points: _OperatingPoints, negative_count: int) -> tuple[Float64Array, F
 
 def _area(x: Float64Array, y: Float64Array) -> float:
     return float(np.sum(np.diff(x) * (y[1:] + y[:-1])) / 2)
-
-
-def _split(labels: ArrayLike, scores: ArrayLike) -> tuple[Float64Array, Float64Array]:
-    label_array, score_array = np.asarray(labels), np.asarray(scores, dtype=np.float64)
-    if label_array.ndim != 1 or label_array.shape != score_array.shape:
-        raise DataError(
-            f"labels are {label_array.shape}, scores {score_array.shape}",
-            why="there must be one label for each score, in one dimension",
-            remedy="pass two lists of the same length",
-        )
-    if not np.isin(label_array, (0, 1)).all():
-        raise DataError("labels hold other values than 0 and 1", remedy="use 1 for defective, 0 for good")
-    if not np.isfinite(score_array).all():
-        index = int(np.flatnonzero(~np.isfinite(score_array))[0])
-        raise DataError(
-            f"score {index} is {score_array[index]}",
-            why="a score that is not a number cannot be ranked",
-            remedy="find out why the model gave it before measuring",
-        )
-    anomalous = label_array.astype(bool)
-    if not anomalous.any():
-        raise DataError(
-            "no part is labelled defective",
-            why="the metric ranks defective parts against good ones",
-            remedy="evaluate a test split that has defects",
-        )
-    return score_array[anomalous], score_array[~anomalous]
-
-
-def _pairs(masks: Sequence[AnyArray], maps: Sequence[AnyArray]) -> Iterator[tuple[BoolArray, AnyArray]]:
-    if len(masks) != len(maps) or not len(maps):
-        raise DataError(
-            f"there are {len(masks)} masks for {len(maps)} maps",
-            why="each image needs one of both",
-            remedy="give a good part a mask of zeros",
-        )
-    for index, (mask, anomaly_map) in enumerate(zip(masks, maps, strict=True)):
-        if mask.ndim != 2 or mask.shape != anomaly_map.shape:
-            raise DataError(
-                f"mask {index} is {mask.shape}, its map {anomaly_map.shape}",
-                why="they must be (H, W) and cover each other pixel by pixel",
-                remedy="bring the map to the mask's size, not the mask to the map's",
-            )
-        if not np.isfinite(anomaly_map).all():
-            raise DataError(
-                f"map {index} holds NaN or infinity",
-                why="a pixel that is not a number cannot be ranked",
-                remedy="find out why the model gave it before measuring",
-            )
-        yield mask != 0, anomaly_map
-
-
-def _require_defects(positives: AnyArray) -> None:
-    if not positives.size:
-        raise DataError(
-            "no mask shows a defect",
-            why="the metric ranks defective pixels against the others",
-            remedy="evaluate a test split that has masks",
-        )
-
-
-def _require_negatives(negatives: AnyArray, kind: str) -> None:
-    if not negatives.size:
-        raise DataError(
-            f"there is no {kind}",
-            why="a false positive rate needs one",
-            remedy="add good parts to the test split",
-        )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_ad.backends.onnxruntime import OnnxRuntimeBackend
-from edge_ad.bundle import MANIFEST, MODEL, InputSpec, Thresholds, read_bundle
+from edge_ad.bundle import FULL, MANIFEST, MODEL, InputSpec, Manifest, Thresholds, model_name, read_bundle
 from edge_ad.engine import ENGINE, load_engine
 from edge_ad.errors import BundleError, DataError
 from edge_ad.extras import require
@@ -25,6 +25,7 @@ class Predictor:
         thresholds: by operating mode.
         model_id: digest of the bundle, or of the checkpoint.
         description: one line for people.
+        mode: the operating mode.
     """
 
     backend: Backend
@@ -32,6 +33,7 @@ class Predictor:
     thresholds: Thresholds
     model_id: str
     description: str
+    mode: str = FULL
 
     def __call__(self, frame: Frame) -> AnomalyResult:
         """Judges one frame.
@@ -63,54 +65,62 @@ class Predictor:
 
     @property
     def threshold(self) -> float:
-        """Of the operating mode with all sensors.
+        """Of the operating mode.
 
         Raises:
             BundleError: it has none.
         """
-        mode = self.thresholds.modes.get("full")
-        if mode is None:
+        threshold = self.thresholds.modes.get(self.mode)
+        if threshold is None:
             raise BundleError(
                 f"{self.description} has no threshold",
-                why="thresholds.json has no mode 'full'",
-                remedy="export it again",
+                why=f"none is known for mode {self.mode!r}",
+                remedy="set one with 'edge-ad threshold', or export it again",
             )
-        return mode.value
+        return threshold.value
 
     def close(self) -> None:
         """Frees the backend."""
         self.backend.close()
 
 
-def open_predictor(path: Path) -> Predictor:
+def open_predictor(path: Path, mode: str | None = None) -> Predictor:
     """Opens a run's directory or checkpoint, a bundle or its ``model.onnx``, or an engine.
+
+    Args:
+        path: of the model.
+        mode: the operating mode; by default all sensors, or what an engine was built for.
 
     Raises:
         DataError: the path is none of these.
-        ModelError: it is one, but damaged or not for this box.
+        ModelError: it is one, but damaged or not for this box, or has no such mode.
         MissingExtraError: it is a checkpoint and torch is not installed.
     """
     directory = path.parent if path.name == MODEL else path
     if (directory / ENGINE).is_file():
-        engine, backend = load_engine(directory)
-        manifest = engine.bundle_manifest
+        engine, backend = load_engine(directory, mode)
         built = engine.manifest
-        described = f"{manifest.model} {'+'.join(manifest.modalities)}, {built.backend} {built.precision}"
-        return Predictor(backend, manifest.input, engine.thresholds, built.bundle_digest, described)
+        described = _described(engine.bundle_manifest, built.mode, f"{built.backend} {built.precision}")
+        spec = engine.bundle_manifest.input
+        return Predictor(backend, spec, engine.thresholds, built.bundle_digest, described, built.mode)
+    mode = mode or FULL
     if (directory / MANIFEST).is_file():
         bundle = read_bundle(directory)
-        manifest = bundle.manifest
-        backend = OnnxRuntimeBackend.open(bundle.model_path.read_bytes(), source=str(bundle.model_path))
-        described = f"{manifest.model} {'+'.join(manifest.modalities)}, onnx"
-        return Predictor(backend, manifest.input, bundle.thresholds, bundle.digest, described)
+        backend = OnnxRuntimeBackend.open(bundle.model(mode), source=str(bundle.directory / model_name(mode)))
+        described = _described(bundle.manifest, mode, "onnx")
+        return Predictor(backend, bundle.manifest.input, bundle.thresholds, bundle.digest, described, mode)
     if path.suffix == ".safetensors" or (path / "checkpoint.safetensors").is_file():
         require("torch", extra="train")
         from edge_ad.backends.torch import open_checkpoint
 
-        backend, spec, thresholds, model_id, described = open_checkpoint(path)
-        return Predictor(backend, spec, thresholds, model_id, described)
+        backend, spec, thresholds, model_id, described = open_checkpoint(path, mode)
+        return Predictor(backend, spec, thresholds, model_id, described, mode)
     raise DataError(
         f"{path} is no model",
         why="it is not there" if not path.exists() else f"it holds neither {ENGINE} nor {MANIFEST} nor a checkpoint",
         remedy="give a run of 'edge-ad train', a bundle of 'edge-ad export', or an engine of 'edge-ad build-engine'",
     )
+
+
+def _described(manifest: Manifest, mode: str, runtime: str) -> str:
+    return f"{manifest.model} {'+'.join(manifest.modes[mode].modalities)}, {runtime}"

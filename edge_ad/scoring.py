@@ -1,22 +1,16 @@
-"""From an anomaly map to a decision, and from good parts to the threshold it is made with."""
+"""From an anomaly map to a decision."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-from edge_ad.bundle import Threshold
-from edge_ad.errors import DataError
 from edge_ad.types import AnomalyResult, Decision, Float32Array, Region, Verdict
 
 MAX_REGIONS = 32
 """Regions that a verdict names: enough to act on, few enough to store for every part."""
-
-MIN_SCORES = 3
-"""Fewer good scores would let at least one good part in three be rejected."""
 
 
 def judge(result: AnomalyResult, threshold: float) -> Verdict:
@@ -41,46 +35,6 @@ def judge(result: AnomalyResult, threshold: float) -> Verdict:
     if result.score > threshold:
         return Verdict(Decision.NG, threshold, _regions_above(result.anomaly_map, threshold))
     return Verdict(Decision.OK, threshold)
-
-
-def threshold_from_scores(scores: Sequence[float]) -> Threshold:
-    """The threshold that good parts alone justify: the largest of their scores.
-
-    If the next good part comes from the same source as these n, each of the n + 1 scores is equally
-    likely to be the largest, so it exceeds the threshold with probability 1 / (n + 1), and less
-    where scores tie. This is the last quantile of split conformal prediction (Vovk, Gammerman and
-    Shafer, "Algorithmic Learning in a Random World", 2005; Lei et al., JASA 2018).
-    It holds on average over validation sets, and only for parts that the model was not trained on.
-
-    Args:
-        scores: of good parts kept apart from training.
-
-    Raises:
-        DataError: there are fewer than `MIN_SCORES`, or one is not finite.
-    """
-    count = len(scores)
-    if count < MIN_SCORES:
-        raise DataError(
-            f"{count} good scores are too few for a threshold",
-            why=f"of n scores the largest rejects 1 good part in n + 1; at least {MIN_SCORES} are needed",
-            remedy="add good parts to the validation split",
-        )
-    for index, score in enumerate(scores):
-        if not math.isfinite(score):
-            raise DataError(
-                f"score {index} of the good parts is {score}",
-                why="a threshold must be a number",
-                remedy="look at that validation frame; train again if it is sound",
-            )
-    return Threshold(
-        value=float(max(scores)),
-        method=(
-            f"maximum of {count} good validation scores: a fresh good part exceeds it with "
-            f"probability 1/{count + 1} (exchangeability, as in split conformal prediction)"
-        ),
-        frames=count,
-        false_reject_rate=1 / (count + 1),
-    )
 
 
 def _regions_above(anomaly_map: Float32Array, threshold: float) -> tuple[Region, ...]:

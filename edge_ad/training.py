@@ -8,20 +8,23 @@ the frames depends only on the seed and the epoch (on a GPU, to the rounding of 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from edge_ad.bundle import TrainingData
-from edge_ad.config import TrainConfig
+from edge_ad.bundle import Thresholds, TrainingData
+from edge_ad.config import MethodConfig, TrainConfig
 from edge_ad.errors import CheckpointError, ConfigError, OutputError
+from edge_ad.feature_cache import FeatureCache, Maps
+from edge_ad.models.anomaly_map import AnomalyHead
 from edge_ad.models.backbones import BACKBONES
 from edge_ad.models.checkpoint import CHECKPOINT, GOLDEN_PREFIX, CheckpointRecord, read_checkpoint, write_checkpoint
 from edge_ad.models.detector import Detector, DetectorConfig
 from edge_ad.models.layers import Features
+from edge_ad.models.method import Batch
 from edge_ad.models.weights import load_teacher
 from edge_ad.training_data import (
     Category,
@@ -33,6 +36,7 @@ from edge_ad.training_data import (
     learn_geometry,
     stacked_inputs,
 )
+from edge_ad.thresholding import threshold_from_scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +102,14 @@ def train(
     del train_frames, validation_frames
     torch.manual_seed(config.seed)
     teacher = load_teacher(config.backbone, weights_path)
-    detector_config = DetectorConfig(
-        model=config.model,
-        backbone=config.backbone,
-        preprocess=config.preprocess,
-        head=config.head,
-        input=spec,
-        geometry=geometry,
-    )
-    detector = Detector(detector_config, teacher)
-    trainer = _Trainer(detector, config, data, path, progress)
-    trainer.learn_statistics(inputs)
+    method = {name: getattr(config, name) for name in MethodConfig.model_fields}
+    detector = Detector(DetectorConfig(**method, input=spec, geometry=geometry), teacher)
+    trainer = _Trainer(detector, config, data, path, inputs, progress)
+    trainer.learn_statistics()
     if path.exists():
         trainer.resume()
-    trainer.run(inputs)
-    return trainer.finish(inputs, validation)
+    trainer.run()
+    return trainer.finish(validation)
 
 
 class _Trainer:
@@ -124,45 +121,47 @@ class _Trainer:
         config: TrainConfig,
         data: TrainingData,
         path: Path,
+        inputs: Inputs,
         progress: Callable[[Progress], None],
     ) -> None:
         torch.backends.cudnn.allow_tf32 = False  # the exported graph does not round to it either
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.detector, self.config, self.data, self.path = detector.to(self.device), config, data, path
-        self.progress = progress
+        self.inputs, self.progress = inputs, progress
+        self.count = len(next(iter(inputs.values())))
+        self.batch_size = min(config.batch_size, self.count)
         # The students' parameters and losses are disjoint: one Adam over all is one Adam for each.
-        self.optimizer = torch.optim.Adam(detector.students.parameters(), config.learning_rate, config.betas)
+        self.optimizer = torch.optim.Adam(detector.method.parameters(), config.first_learning_rate, config.betas)
         self.step = 0
         self.finished = False
 
-    def learn_statistics(self, inputs: Inputs) -> None:
-        """Where parts are, and each feature channel's mean and standard deviation."""
-        if "depth" in inputs:
-            self.detector.preprocess.learn_occupancy(inputs["depth"])
-        self.cache: list[Features] | None = None
-        count = len(next(iter(inputs.values())))
-        one = self._features(inputs, slice(0, 1))
-        each = sum(x.numel() * x.element_size() for maps in one for x in maps)
-        if each * count <= self.config.cache_bytes:
-            self.progress(Progress("computing the teacher's features", 0, self.config.steps))
-            self.cache = self._all_features(inputs)
-        if self.detector.spec.signed:
-            some = {name: x[: max(1, self.config.cache_bytes // each)] for name, x in inputs.items()}
-            self.detector.scaling.learn(self.cache or self._all_features(some))
-            self.cache = self.detector.scaling(self.cache) if self.cache else None
+    def learn_statistics(self) -> None:
+        """Where parts are, the teacher's adaptation, and each feature channel's mean and standard deviation."""
+        detector, config = self.detector, self.config
+        if "depth" in self.inputs:
+            detector.preprocess.learn_occupancy(self.inputs["depth"])
+        detector.method.adapt_teacher(detector.teacher, self._image_batches)
+        self.progress(Progress("computing the teacher's features", 0, config.steps))
+        self.cache = FeatureCache(
+            self._computed,
+            self.count,
+            memory_bytes=config.cache_bytes,
+            disk_bytes=config.cache_disk_bytes,
+            directory=self.path.parent,
+        )
+        if detector.spec.signed:
+            detector.scaling.learn(lambda: (self.cache[slice(i, i + 8)] for i in range(0, self.count, 8)))
 
-    def run(self, inputs: Inputs) -> None:
+    def run(self) -> None:
         """Steps until the end, with a checkpoint now and then."""
-        config = self.config
-        count = len(next(iter(inputs.values())))
-        batch = min(config.batch_size, count)
-        per_epoch = count // batch
+        config, batch = self.config, self.batch_size
+        per_epoch = self.count // batch
         self.detector.train()
         started, first, saved = time.monotonic(), self.step, time.monotonic()
         while self.step < config.steps:
             epoch, index = divmod(self.step, per_epoch)
-            order = torch.randperm(count, generator=torch.Generator().manual_seed(config.seed * 1_000_003 + epoch))
-            losses = self._update(inputs, order[index * batch : (index + 1) * batch])
+            order = self._order(config.seed * 1_000_003 + epoch)
+            losses = self._update(order[index * batch : (index + 1) * batch])
             self.step += 1
             pace = (time.monotonic() - started) / (self.step - first)
             left = pace * (config.steps - self.step)
@@ -171,22 +170,18 @@ class _Trainer:
                 self._save()
                 saved = time.monotonic()
 
-    def finish(self, inputs: Inputs, validation: Inputs) -> CheckpointRecord:
-        """Exact batch statistics, map statistics and scores of the validation frames, final file."""
+    def finish(self, validation: Inputs) -> CheckpointRecord:
+        """The method's last touch, map statistics and scores of the validation frames, final file."""
         if self.finished:
             return read_checkpoint(self.path)[0]
         self.progress(Progress("measuring good frames", self.step, self.config.steps))
         detector = self.detector
-        exact_batch_norm(detector.students, self._batches(inputs))
+        detector.train()
+        detector.method.finish(self._batches)
         detector.eval()
-        with torch.no_grad():
-            pairs = [self._validation_distances(validation, i) for i in range(len(next(iter(validation.values()))))]
-            distances = _concatenated([maps for maps, _ in pairs])
-            regions = [p[1] for p in pairs if p[1] is not None]
-            region = torch.cat(regions) if regions else None
-            detector.head.learn(distances, region)
-            scores = detector.head(distances, region)[1]
-        record = self._record(finished=True, scores=tuple(float(score) for score in scores.double()))
+        scores = {mode: self._learn_head(mode, validation) for mode in detector.method.modes}
+        thresholds = Thresholds(modes={mode: threshold_from_scores(values) for mode, values in scores.items()})
+        record = self._record(finished=True, scores=scores, thresholds=thresholds)
         golden = {f"{GOLDEN_PREFIX}{name}": x for name, x in golden_samples(validation).items()}
         write_checkpoint(self.path, record, {**detector.state_dict(), **golden})
         return record
@@ -218,7 +213,7 @@ class _Trainer:
         if self.finished:
             return
         self.detector.load_state_dict({name: x for name, x in state.items() if name in fresh})
-        for index, parameter in enumerate(self.detector.students.parameters()):
+        for index, parameter in enumerate(self.detector.method.parameters()):
             self.optimizer.state[parameter] = {
                 key: tensors[f"adam.{index}.{key}"].to(parameter.device)
                 if key != "step"
@@ -226,92 +221,105 @@ class _Trainer:
                 for key in ("step", "exp_avg", "exp_avg_sq")
             }
 
-    def _update(self, inputs: Inputs, rows: Tensor) -> tuple[float, ...]:
+    def _update(self, rows: Tensor) -> tuple[float, ...]:
         """One optimiser step on the frames ``rows``; returns each student's loss."""
         config = self.config
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * 0.01 ** (self.step / config.steps)
-        losses = self.detector.students.losses(self._batch(inputs, rows))
+            group["lr"] = config.first_learning_rate * config.final_learning_rate ** (self.step / config.steps)
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            losses = self.detector.method.losses(self._batch(rows), generator)
         self.optimizer.zero_grad()
         torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return tuple(float(loss.detach()) for loss in losses)
 
-    def _batch(self, inputs: Inputs, rows: Tensor) -> list[Features]:
-        if self.cache is not None:
-            return [[x[rows] for x in maps] for maps in self.cache]
-        return self.detector.scaling(self._features(inputs, rows))  # type: ignore[no-any-return]
+    def _batch(self, rows: Tensor) -> Batch:
+        maps = {name: [x.to(self.device) for x in group] for name, group in self.cache[rows].items()}
+        names: tuple[str, ...] = self.config.preprocess.modalities
+        images = {name: maps[f"image {name}"][0] for name in names if f"image {name}" in maps}
+        return Batch(self.detector.scaling({name: maps[name] for name in names}), images)
 
-    def _batches(self, inputs: Inputs) -> Iterator[list[Features]]:
+    def _batches(self) -> Iterator[Batch]:
         """The training set once, in batches of one size."""
-        count = len(next(iter(inputs.values())))
-        size = min(self.config.batch_size, count)
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(self.config.seed))
-        for start in range(0, count - size + 1, size):
-            yield self._batch(inputs, order[start : start + size])
+        return map(self._batch, self._rows())
 
-    def _features(self, inputs: Inputs, rows: slice | Tensor) -> list[Features]:
-        """The teacher's raw features of some frames."""
+    def _image_batches(self, shuffle: int) -> Iterator[dict[str, Tensor]]:
+        """The teacher's inputs of the training set once, in batches of one size."""
+        return map(self._images, self._rows(shuffle))
+
+    def _rows(self, shuffle: int = 0) -> Iterator[Tensor]:
+        order = self._order(self.config.seed + shuffle)
+        for start in range(0, self.count - self.batch_size + 1, self.batch_size):
+            yield order[start : start + self.batch_size]
+
+    def _order(self, seed: int) -> Tensor:
+        return torch.randperm(self.count, generator=torch.Generator().manual_seed(seed))
+
+    def _images(self, rows: slice | Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
-            images, _ = self.detector.preprocess({name: x[rows].to(self.device) for name, x in inputs.items()})
-            return self.detector.teacher_features(images)
+            chosen = {name: x[rows].to(self.device) for name, x in self.inputs.items()}
+            return self.detector.preprocess(chosen, self.config.preprocess.modalities)[0]  # type: ignore[no-any-return]
 
-    def _all_features(self, inputs: Inputs) -> list[Features]:
-        count = len(next(iter(inputs.values())))
-        parts = [self._features(inputs, slice(i, i + 8)) for i in range(0, count, 8)]
-        return _concatenated(parts)
+    def _computed(self, rows: slice | Tensor) -> Maps:
+        """The teacher's raw features of some frames, and the images where the method looks at them."""
+        images = self._images(rows)
+        with torch.no_grad():
+            maps: Maps = self.detector.teacher(images)
+        if self.detector.method.needs_images:
+            maps |= {f"image {name}": [image] for name, image in images.items()}
+        return maps
 
-    def _validation_distances(self, validation: Inputs, row: int) -> tuple[list[Features], Tensor | None]:
-        one = {name: x[row : row + 1].to(self.device) for name, x in validation.items()}
-        features, region = self.detector.features(one)
-        return self.detector.distances(features), region
+    def _learn_head(self, mode: str, validation: Inputs) -> tuple[float, ...]:
+        """Map statistics of a mode from the good validation frames, and their scores."""
+        detector = self.detector
+        modalities = detector.method.modes[mode]
+        names = self.config.preprocess.inputs_for(modalities)
+        found: dict[str, list[Features]] = {}
+        regions = []
+        with torch.no_grad():
+            for row in range(len(next(iter(validation.values())))):
+                one = {name: validation[name][row : row + 1].to(self.device) for name in names}
+                batch, region = detector.batch(one, modalities)
+                for name, maps in detector.method.distances(batch, mode).items():
+                    found.setdefault(name, []).append(maps)
+                regions += [] if region is None else [region]
+            distances = {name: [torch.cat(x) for x in zip(*parts, strict=True)] for name, parts in found.items()}
+            region = torch.cat(regions) if regions else None
+            head: AnomalyHead = detector.heads[mode]  # type: ignore[assignment]
+            head.learn(distances, region)
+            return tuple(float(score) for score in head(distances, region)[1].double())
 
-    def _record(self, *, finished: bool, scores: tuple[float, ...] = ()) -> CheckpointRecord:
+    def _record(
+        self,
+        *,
+        finished: bool,
+        scores: dict[str, tuple[float, ...]] | None = None,
+        thresholds: Thresholds | None = None,
+    ) -> CheckpointRecord:
         return CheckpointRecord(
             detector=self.detector.config,
             training=self.config,
             data=self.data,
             step=self.step,
             finished=finished,
-            validation_scores=scores,
+            validation_scores=scores or {},
+            thresholds=thresholds or Thresholds(modes={}),
         )
 
     def _save(self) -> None:
         tensors = {f"detector.{name}": x for name, x in self.detector.state_dict().items()}
-        for index, parameter in enumerate(self.detector.students.parameters()):
+        for index, parameter in enumerate(self.detector.method.parameters()):
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"adam.{index}.{key}"] = value
         write_checkpoint(self.path, self._record(finished=False), tensors)
 
 
-def exact_batch_norm(students: nn.Module, batches: Iterable[list[Features]]) -> None:
-    """Replaces BatchNorm's running averages by exact averages over the training set.
-
-    With few frames the running averages lag behind weights that still move ("precise BN", Wu &
-    Johnson 2021).
-    """
-    layers = [layer for layer in students.modules() if isinstance(layer, nn.BatchNorm2d)]
-    momentum = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None
-    students.train()
-    with torch.no_grad():
-        for batch in batches:
-            students(batch)
-    for layer, value in zip(layers, momentum, strict=True):
-        layer.momentum = value
-
-
-def _concatenated(parts: Sequence[list[Features]]) -> list[Features]:
-    """Features (or distances) of several batches as those of one."""
-    return [[torch.cat(x) for x in zip(*maps, strict=True)] for maps in zip(*parts, strict=True)]
-
-
 def _settings(config: TrainConfig) -> TrainConfig:
     """The settings that decide the result, without those that only suit a machine."""
     usual = TrainConfig.model_fields
-    return config.model_copy(update={name: usual[name].default for name in ("cache_bytes", "checkpoint_every_s")})
+    machine = ("cache_bytes", "cache_disk_bytes", "checkpoint_every_s")
+    return config.model_copy(update={name: usual[name].default for name in machine})
 
 
 def _make_directory(run_dir: Path) -> None:

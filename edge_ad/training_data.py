@@ -17,7 +17,7 @@ from edge_ad.feeds import feeds_from_frame
 from edge_ad.geometry import fit_plane
 from edge_ad.models.backbones import BACKBONES
 from edge_ad.models.preprocess import MOSTLY, GeometryStatistics, Preprocess
-from edge_ad.scoring import MIN_SCORES
+from edge_ad.thresholding import MIN_SCORES
 from edge_ad.types import Intrinsics, LabelledFrame, Roi
 
 Inputs = dict[str, Tensor]

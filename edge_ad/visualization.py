@@ -111,6 +111,23 @@ def heat_overlay(rgb: UInt8Array, anomaly_map: Float32Array, low: float, high: f
     return blend.astype(np.uint8)
 
 
+def outlined(picture: UInt8Array, mask: UInt8Array, line_px: int = 1) -> UInt8Array:
+    """A copy of the picture with a line around the mask.
+
+    Args:
+        picture: uint8 (H, W, 3).
+        mask: uint8 (H, W), 255 on the defect, between 0 and 255 where it was resized.
+        line_px: width of the line; from 2 on it has dark sides, to show on any ground.
+    """
+    shape = (mask > 32).astype(np.uint8)  # low, so that a hairline scratch survives the resizing
+    contours, _ = cv2.findContours(shape, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    drawn: UInt8Array = picture.copy()
+    if line_px > 1:
+        cv2.drawContours(drawn, contours, -1, _TILE, line_px + 2, cv2.LINE_AA)
+    cv2.drawContours(drawn, contours, -1, _OUTLINE, line_px, cv2.LINE_AA)
+    return drawn
+
+
 def depth_to_rgb(depth_m: Float32Array) -> UInt8Array:
     """Depth as a grey relief: near is bright, far is dark, no return is blue-black.
 
@@ -195,9 +212,7 @@ def _card(row: SheetRow, low: float, high: float, tile_size: tuple[int, int]) ->
     if row.gt_mask is not None:
         # Drawn at the tile's size: a line drawn on the picture would blur with it.
         mask = _fitted(np.repeat(row.gt_mask[..., None], 3, axis=2).astype(np.uint8) * 255, tile_size)
-        shape = (mask[..., 0] > 32).astype(np.uint8)  # low, so that a hairline scratch survives the resizing
-        contours, _ = cv2.findContours(shape, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(tiles[-1], contours, -1, _OUTLINE, 1, cv2.LINE_AA)
+        tiles[-1] = outlined(tiles[-1], mask[..., 0])
     width = len(tiles) * (tile_width + _GAP_PX) - _GAP_PX + 2 * _PADDING_PX
     card = np.full((_CAPTION_PX + tile_height + _PADDING_PX, width, 3), _CARD, dtype=np.uint8)
     left = _badge(card, row.decision) + 12

@@ -28,7 +28,8 @@ from edge_ad.backends.onnxruntime import OnnxRuntimeBackend
 from edge_ad.bundle import InputSpec
 from edge_ad.config import PreprocessConfig
 from edge_ad.data.synthetic import SyntheticProduct
-from edge_ad.export import graphs, onnx_from_graph
+from edge_ad.export import onnx_from_graph
+from edge_ad.export_graphs import graphs
 from edge_ad.feeds import feeds_from_frame
 from edge_ad.models.detector import Detector, DetectorConfig
 from edge_ad.models.preprocess import GeometryStatistics
@@ -81,28 +82,30 @@ def _contestants(backbone: str) -> tuple[Callable[[], None], Callable[[], None]]
     detector = Detector(config).eval()
     for parameter in detector.parameters():
         parameter.requires_grad_(False)
-    arrays = tuple(torch.from_numpy(x) for x in feeds_from_frame(frame, spec, detector.input_names).values())
-    batched = tuple(torch.cat([x, x]) for x in arrays)
+    names = detector.operating().input_names
+    arrays = {name: torch.from_numpy(x) for name, x in feeds_from_frame(frame, spec, names).items()}
+    batched = {name: torch.cat([x, x]) for name, x in arrays.items()}
     content = onnx_from_graph(next(iter(graphs(detector, batched)))).SerializeToString()
     backend = OnnxRuntimeBackend.open(content, source=backbone)
 
     def research() -> None:
-        feeds = feeds_from_frame(frame, spec, detector.input_names)
+        feeds = feeds_from_frame(frame, spec, names)
         _research_step(detector, {name: torch.from_numpy(x) for name, x in feeds.items()})
 
     def engine() -> None:
-        backend.run(feeds_from_frame(frame, spec, detector.input_names))
+        backend.run(feeds_from_frame(frame, spec, names))
 
     return research, engine
 
 
 @torch.no_grad()
 def _research_step(detector: Detector, inputs: dict[str, torch.Tensor]) -> tuple[np.ndarray[Any, Any], float]:
-    images, _ = detector.preprocess(inputs)
-    first, second = detector.scaling([detector.teacher(image) for image in images])
+    images, _ = detector.preprocess(inputs, MODALITIES)
+    features = {name: detector.scaling(detector.teacher({name: image}))[name] for name, image in images.items()}
     total = np.zeros((256, 256))
-    for student, own, other in zip(detector.students.students, (first, second), (second, first), strict=True):
-        outputs = student(own, other)
+    method: Any = detector.method
+    for name, own in features.items():
+        outputs = method.students[name](own, features[method.other(name)])
         anomaly_map = np.zeros((256, 256))
         for target, restored in zip(own, outputs.mixed, strict=True):
             distance = 1 - F.cosine_similarity(target, restored)

@@ -9,6 +9,7 @@ import onnx.reference
 import safetensors.numpy
 
 from edge_ad.bundle import (
+    FULL,
     GOLDEN,
     MANIFEST,
     MODEL,
@@ -16,6 +17,7 @@ from edge_ad.bundle import (
     Bundle,
     InputSpec,
     Manifest,
+    ModeInfo,
     TensorInfo,
     Threshold,
     Thresholds,
@@ -47,7 +49,7 @@ def make_bundle(directory: Path, *, seed: int = 7) -> Bundle:
     (directory / MODEL).write_bytes(model.SerializeToString())
     safetensors.numpy.save_file(golden, directory / GOLDEN)
     full = Threshold(value=4.0, method="largest good score", frames=10, false_reject_rate=0.05)
-    (directory / THRESHOLDS).write_text(Thresholds(modes={"full": full}).model_dump_json())
+    (directory / THRESHOLDS).write_text(Thresholds(modes={FULL: full}).model_dump_json())
     manifest = _manifest({name: file_digest(directory / name) for name in (MODEL, GOLDEN, THRESHOLDS)})
     (directory / MANIFEST).write_text(manifest.model_dump_json())
     return read_bundle(directory)
@@ -57,7 +59,7 @@ def _manifest(files: dict[str, object]) -> Manifest:
     roi = Roi(x_px=0, y_px=0, width_px=64, height_px=64)
     manifest = Manifest.model_validate(
         {
-            "schema_version": 1,
+            "schema_version": 2,
             "edge_ad_version": "0",
             "name": "widget",
             "model": "rd",
@@ -67,14 +69,19 @@ def _manifest(files: dict[str, object]) -> Manifest:
             "input": InputSpec(
                 frame_size_px=(64, 64), roi=roi, depth="uint16_planes", depth_unit_m=0.001, intrinsics=None
             ),
-            "inputs": (
-                TensorInfo(name="rgb", dtype="uint8", shape=(None, 64, 64, 3), unit="sRGB"),
-                TensorInfo(name="depth", dtype="uint8", shape=(None, 64, 64, 2), unit="bytes"),
-            ),
-            "outputs": (
-                TensorInfo(name="anomaly_map", dtype="float32", shape=(None, 64, 64), unit="sigma"),
-                TensorInfo(name="score", dtype="float32", shape=(None,), unit="sigma"),
-            ),
+            "modes": {
+                FULL: ModeInfo(
+                    modalities=("rgb", "normals"),
+                    inputs=(
+                        TensorInfo(name="rgb", dtype="uint8", shape=(None, 64, 64, 3), unit="sRGB"),
+                        TensorInfo(name="depth", dtype="uint8", shape=(None, 64, 64, 2), unit="bytes"),
+                    ),
+                    outputs=(
+                        TensorInfo(name="anomaly_map", dtype="float32", shape=(None, 64, 64), unit="sigma"),
+                        TensorInfo(name="score", dtype="float32", shape=(None,), unit="sigma"),
+                    ),
+                )
+            },
             "training_data": TrainingData(category="widget", train_frames=10, validation_frames=5, sha256="0"),
             "metrics": {},
             "parity": {},

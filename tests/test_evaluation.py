@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from scipy import integrate
 
 from edge_ad.data import Dataset
 from edge_ad.errors import DataError
@@ -115,7 +116,11 @@ def test_modality_maps_lie_where_the_roi_is(frames: Frames) -> None:
 def test_the_report_is_json(frames: Frames) -> None:
     evaluation = evaluate(oracle(frames), frames, 5.0)
     report = json.loads(json.dumps(evaluation.report()))
-    assert report.keys() == {"metrics", "modalities", "defects", "threshold", "confusion", "scores"}
+    assert report.keys() == {"metrics", "modalities", "defects", "intervals", "threshold", "confusion", "scores"}
+    assert report["intervals"]["level"] == 0.95
+    assert report["intervals"]["metrics"]["image_auroc"] == [1, 1]
+    assert report["intervals"]["modalities"]["rgb"].keys() == METRICS - {"f1_max_threshold"}
+    assert report["intervals"]["defects"].keys() == report["defects"].keys()
     assert len(report["scores"]) == len(frames)
     assert report["scores"][0].keys() == {"path", "defect", "score"}
     assert all(row["path"].startswith(f"{row['defect']}/") for row in report["scores"])
@@ -136,6 +141,55 @@ def test_without_masks_there_are_no_pixel_metrics(frames: Frames) -> None:
     evaluation = evaluate(oracle(frames), unmarked, 5.0)
     assert evaluation.metrics.keys() == {"image_auroc", "average_precision", "f1_max", "f1_max_threshold"}
     assert evaluation.metrics["image_auroc"] == pytest.approx(1)
+    assert evaluation.intervals.metrics.keys() == {"image_auroc", "average_precision", "f1_max"}
+    assert evaluation.pro_curve is None
+
+
+def test_intervals_hold_their_figures(frames: Frames) -> None:
+    evaluation = evaluate(oracle(frames), frames, 5.0)
+    for name, (low, high) in evaluation.intervals.modalities["rgb"].items():
+        assert 0 <= low <= evaluation.modalities["rgb"][name] <= high <= 1, name
+    assert np.ptp(evaluation.intervals.modalities["rgb"]["pixel_auroc"]) > 0.01
+
+
+def test_the_drawn_pro_curve_has_the_area_of_the_metric(frames: Frames) -> None:
+    predict = oracle(frames)
+
+    def noisy(frame: Frame) -> AnomalyResult:
+        result = predict(frame)
+        noise = np.random.default_rng(0).normal(size=frame.size_px).astype(np.float32)
+        return replace(result, anomaly_map=result.anomaly_map / np.float32(10) + noise)
+
+    evaluation = evaluate(noisy, frames, 5.0)
+    assert evaluation.pro_curve is not None
+    rates, overlaps = evaluation.pro_curve.T
+    assert (rates[0], overlaps[0], rates[-1]) == (0, 0, 0.3)
+    assert integrate.trapezoid(overlaps, rates) / 0.3 == pytest.approx(evaluation.metrics["aupro_30"], abs=1e-3)
+
+
+def test_secondary_metrics_are_asked_for(frames: Frames) -> None:
+    evaluation = evaluate(oracle(frames), frames, 5.0, secondary=True)
+    extra = {"aupro_30_100", "aupro_1_100"}
+    assert evaluation.metrics.keys() == METRICS | extra
+    assert evaluation.modalities["rgb"].keys() == METRICS | extra
+    assert evaluation.metrics["aupro_30_100"] == pytest.approx(1, abs=0.02)
+
+
+def test_the_examples_are_the_closest_to_the_other_class(frames: Frames) -> None:
+    evaluation = evaluate(oracle(frames), frames, 5.0)
+    for examples, is_defective in ((evaluation.lowest_defective, True), (evaluation.highest_good, False)):
+        expected = sorted(row["score"] for row in evaluation.scores if (row["defect"] != "good") is is_defective)
+        expected = expected if is_defective else expected[::-1]
+        assert [example.judged.score for example in examples] == expected[:4]
+        assert list(examples[0].views) == ["Colour", "Depth"]
+        assert examples[0].judged.is_anomalous is is_defective
+
+
+def test_without_colour_depth_is_shown(frames: Frames) -> None:
+    blind = [replace(item, frame=replace(item.frame, rgb=None)) for item in frames]
+    evaluation = evaluate(oracle(blind), blind, 5.0)
+    assert list(evaluation.lowest_defective[0].views) == ["Depth"]
+    assert np.array_equal(evaluation.sheet_rows[0].rgb, evaluation.sheet_rows[0].geometry[0])
 
 
 @pytest.mark.parametrize(("good", "counts"), [(True, "4 good and 0 defective"), (False, "0 good and 7 defective")])

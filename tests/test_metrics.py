@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-from scipy import ndimage
+import torch
+from scipy import integrate, ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from edge_ad import metrics
@@ -117,6 +118,61 @@ def test_one_curve_serves_several_limits() -> None:
     ]
 
 
+def aupro_of_the_papers(masks: Sequence[BoolArray], maps: Sequence[AnyArray], limit: float) -> float:
+    """Their code's steps, one by one: thresholds at ranks of the good pixels, overlap above each of them."""
+    good = np.sort(np.concatenate([anomaly_map[~mask] for mask, anomaly_map in zip(masks, maps, strict=True)]))
+    points = [(1.0, 1.0)]
+    for rank in np.linspace(0, good.size - 1, num=100, dtype=int):
+        overlaps = []
+        for mask, anomaly_map in zip(masks, maps, strict=True):
+            labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
+            overlaps += [(anomaly_map[labels == region] > good[rank]).mean() for region in range(1, count + 1)]
+        points.append((1 - (rank + 1) / good.size, float(np.mean(overlaps))))
+    rates, values = np.array(points[::-1]).T
+    inside = np.append(rates[rates <= limit], limit)
+    return float(integrate.trapezoid(np.interp(inside, rates, values), inside)) / limit
+
+
+def make_papers_images() -> tuple[list[BoolArray], list[AnyArray]]:
+    """At 256×256, where their code resizes nothing."""
+    rng = np.random.default_rng(11)
+    masks = [np.zeros((256, 256), dtype=bool) for _ in range(3)]
+    masks[1][20:60, 30:80] = masks[1][200:230, 10:20] = masks[2][100:104, 40:200] = True
+    maps = [ndimage.gaussian_filter(rng.normal(size=mask.shape) + 1.5 * mask, 3).astype(np.float32) for mask in masks]
+    return masks, maps
+
+
+@pytest.mark.parametrize("limit", [0.3, 0.01])
+def test_aupro_with_100_thresholds_is_that_of_the_papers(limit: float) -> None:
+    masks, maps = make_papers_images()
+    given = metrics.aupro_100_thresholds(masks, maps, limit)
+    assert given == pytest.approx(aupro_of_the_papers(masks, maps, limit), abs=1e-9)
+    assert given < metrics.aupro(masks, maps, limit)
+
+
+@pytest.mark.parametrize("shape", [(400, 640), (100, 300), (256, 256)], ids=str)
+def test_masks_are_resized_as_pillow_does(shape: tuple[int, int]) -> None:
+    """torch's anti-aliased bilinear is Pillow's, without its rounding to 8 bit."""
+    image = np.random.default_rng(0).random(shape)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(image)[None, None], size=(256, 256), mode="bilinear", antialias=True, align_corners=False
+    )
+    np.testing.assert_allclose(metrics._resized(image), expected[0, 0].numpy(), atol=1e-9)
+
+
+def test_a_hairline_is_lost_at_the_papers_size() -> None:
+    mask = np.zeros((1024, 1024), dtype=bool)
+    mask[500, 100:900] = True
+    with pytest.raises(DataError, match="no mask shows a defect"):
+        metrics.aupro_100_thresholds([mask], [np.zeros(mask.shape, np.float32)])
+
+
+def test_roc_curve_of_four_parts() -> None:
+    rates, hits = metrics.roc_curve([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
+    corners = list(dict.fromkeys(zip(rates.tolist(), hits.tolist(), strict=True)))
+    assert corners == [(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 1), (1, 1)]
+
+
 def test_pro_curve_rises_from_nothing_to_everything() -> None:
     rates, overlaps = metrics.pro_curve(*make_masks_and_maps(seed=3, levels=3))
     assert (rates[0], overlaps[0], rates[-1], overlaps[-1]) == (0, 0, 1, 1)
@@ -188,7 +244,7 @@ def test_bad_image_inputs(labels: list[int], scores: list[float], message: str) 
         metrics.image_auroc(labels, scores)
 
 
-@pytest.mark.parametrize("metric", [metrics.pixel_auroc, metrics.aupro])
+@pytest.mark.parametrize("metric", [metrics.pixel_auroc, metrics.aupro, metrics.aupro_100_thresholds])
 @pytest.mark.parametrize(
     ("masks", "maps", "message"),
     [

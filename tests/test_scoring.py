@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_ad.errors import DataError
-from edge_ad.scoring import MAX_REGIONS, judge, threshold_from_scores
+from edge_ad.scoring import MAX_REGIONS, judge
 from edge_ad.types import AnomalyResult, Decision, Float32Array, Region
 
 
@@ -67,40 +66,3 @@ def test_regions_are_bounded_and_the_strongest_are_kept() -> None:
 @pytest.mark.parametrize("score", [0.5, 1.5])
 def test_no_regions_where_nothing_is_above(score: float) -> None:
     assert judge(AnomalyResult(make_map((5, 5, 0.9)), score), threshold=1.0).regions == ()
-
-
-def test_threshold_is_the_largest_good_score_and_says_its_rate() -> None:
-    threshold = threshold_from_scores([0.2, 0.9, 0.4, 0.1])
-    assert threshold.value == 0.9
-    assert threshold.frames == 4
-    assert threshold.false_reject_rate == pytest.approx(1 / 5)
-    assert "maximum of 4 good validation scores" in threshold.method
-    assert "1/5" in threshold.method
-
-
-def test_stated_false_reject_rate_is_the_one_that_fresh_good_parts_meet() -> None:
-    rng = np.random.default_rng(0)
-    scores = rng.gamma(2.0, size=(4000, 10))
-    rejected = [draw[9] > threshold_from_scores(draw[:9].tolist()).value for draw in scores]
-    stated = threshold_from_scores(scores[0, :9].tolist()).false_reject_rate
-    assert np.mean(rejected) == pytest.approx(stated, abs=4 * np.sqrt(0.1 * 0.9 / 4000))
-
-
-def test_every_good_part_of_the_validation_set_is_ok() -> None:
-    scores = [0.1, 0.7, 0.3]
-    value = threshold_from_scores(scores).value
-    assert all(judge(AnomalyResult(make_map(), score), value).decision is Decision.OK for score in scores)
-
-
-@pytest.mark.parametrize(
-    ("scores", "message"),
-    [
-        pytest.param([], "0 good scores are too few", id="none"),
-        pytest.param([0.1, 0.2], "2 good scores are too few", id="two"),
-        pytest.param([0.1, 0.2, float("nan")], "score 2 of the good parts is nan", id="NaN"),
-        pytest.param([float("inf"), 0.2, 0.1], "score 0 of the good parts is inf", id="infinite"),
-    ],
-)
-def test_scores_that_make_no_threshold(scores: list[float], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        threshold_from_scores(scores)

@@ -11,7 +11,19 @@ from rich.console import Console
 from edge_ad import __version__
 from edge_ad.errors import EdgeAdError
 
-COMMANDS = ("doctor", "demo", "capture", "train", "evaluate", "export", "build-engine", "run")
+COMMANDS = (
+    "doctor",
+    "demo",
+    "capture",
+    "train",
+    "evaluate",
+    "threshold",
+    "reproduce",
+    "train-many",
+    "export",
+    "build-engine",
+    "run",
+)
 """Command → module of this package (with _ for -) and its function ``command``."""
 
 app = typer.Typer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +11,14 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from edge_ad.bundle import FULL
 from edge_ad.cli.console import notes, print_json, progress_bar, results
 from edge_ad.data import open_dataset
 from edge_ad.evaluation import Evaluation, evaluate
 from edge_ad.files import write_bytes
+from edge_ad.intervals import Interval
 from edge_ad.predictor import open_predictor
+from edge_ad.report.page import report_html
 from edge_ad.visualization import write_png
 
 METRIC_TITLES = {
@@ -32,20 +36,26 @@ def command(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Data set with a test split.")],
     category: Annotated[str | None, typer.Option(help="Folder of DATA, where it holds several products.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where evaluation.json and contact_sheet.png go. [MODEL]")
+        Path | None,
+        typer.Option("--output", "-o", help="Where report.html, contact_sheet.png and evaluation.json go. [MODEL]"),
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="full, rgb_only or 3d_only; by default full, or what the engine was built for.")
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Judges every part of the test split and compares with the truth.
 
     Takes a checkpoint, an exported ONNX file or a built engine alike, so
-    that all three can be compared.
+    that all three can be compared, with all sensors or, by --mode, with one of
+    them. Writes a report to open in a browser, a contact sheet, and all figures
+    as JSON.
 
     Example: edge-ad evaluate runs/lid captures/lid
     """
     dataset = open_dataset(data, category=category)
     frames = dataset.frames("test")
-    predictor = open_predictor(model)
+    predictor = open_predictor(model, mode)
     with progress_bar("judging test frames") as bar:
         task = bar.task_ids[0]
         evaluation = evaluate(
@@ -59,25 +69,37 @@ def command(
     root = (model.parent if model.is_file() else model).resolve()
     is_run = (root / "checkpoint.safetensors").is_file()
     place = output or (root if is_run else root.with_name(f"{root.name}-evaluation"))
+    if output is None and predictor.mode != FULL:
+        place = place / predictor.mode  # an export takes along what was found with all sensors
     write_bytes(place / "evaluation.json", json.dumps(evaluation.report(), indent=1).encode())
     write_png(place / "contact_sheet.png", evaluation.sheet(f"{dataset.category}   {predictor.description}"))
+    page = report_html(
+        evaluation,
+        category=dataset.category,
+        description=predictor.description,
+        when=datetime.now(timezone.utc),
+    )
+    write_bytes(place / "report.html", page.encode())
     predictor.close()
     if json_output:
         print_json(evaluation.report())
         return
     print_evaluation(evaluation, f"{dataset.category}, {predictor.description}")
-    files = escape(f"{place}/contact_sheet.png and evaluation.json")
+    files = escape(f"{place}/report.html, contact_sheet.png and evaluation.json")
     notes.print(f"[green]evaluated[/] {len(evaluation.scores)} parts: {files}")
 
 
 def print_evaluation(evaluation: Evaluation, title: str) -> None:
-    """Two tables: metrics by map, and what was found of each kind of defect."""
-    table = Table(title=title, title_justify="left")
+    """Two tables, metrics by map and what was found of each kind of defect, with 95 % intervals."""
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("map")
     for heading in METRIC_TITLES.values():
         table.add_column(heading, justify="right")
-    for name, metrics in [("all", evaluation.metrics), *evaluation.modalities.items()]:
-        table.add_row(name, *(f"{100 * metrics[key]:.1f}" if key in metrics else "–" for key in METRIC_TITLES))
+    rows = [("all", evaluation.metrics, evaluation.intervals.metrics)]
+    rows += [(name, found, evaluation.intervals.modalities[name]) for name, found in evaluation.modalities.items()]
+    for name, metrics, intervals in rows:
+        figures = (_figure(metrics[key], intervals[key]) if key in metrics else "–" for key in METRIC_TITLES)
+        table.add_row(escape(name), *figures)
     results.print(table)
     table = Table(title=f"at threshold {evaluation.threshold:.2f}", title_justify="left")
     table.add_column("part")
@@ -85,7 +107,12 @@ def print_evaluation(evaluation: Evaluation, title: str) -> None:
     table.add_column("I-AUROC", justify="right")
     confusion = evaluation.confusion
     table.add_row("good", f"{confusion['good_rejected']} of {confusion['good']}", "")
-    for kind, figures in evaluation.defects.items():
-        found = f"{figures['found']:.0f} of {figures['parts']:.0f}"
-        table.add_row(kind, found, f"{100 * figures['image_auroc']:.1f}")
+    for kind, row in evaluation.defects.items():
+        found = f"{row['found']:.0f} of {row['parts']:.0f}"
+        table.add_row(escape(kind), found, _figure(row["image_auroc"], evaluation.intervals.defects[kind], " "))
     results.print(table)
+
+
+def _figure(share: float, interval: Interval, separator: str = "\n") -> str:
+    """In per cent, with the interval dimmed below or, after another separator, beside it."""
+    return f"{100 * share:.1f}{separator}[dim]{100 * interval[0]:.1f}–{100 * interval[1]:.1f}[/dim]"

@@ -36,6 +36,9 @@ def command(
     threshold: Annotated[
         float | None, typer.Option(metavar="X", help="A score above it is NG; by default the model's.")
     ] = None,
+    mode: Annotated[
+        str | None, typer.Option(metavar="MODE", help="full, rgb_only or 3d_only; by default what the engine is for.")
+    ] = None,
     frames: Annotated[int | None, typer.Option(metavar="N", help="End after so many.", min=1)] = None,
     duration_s: Annotated[float | None, typer.Option(metavar="S", help="End after so many seconds.", min=0)] = None,
     jsonl: Annotated[
@@ -66,7 +69,7 @@ def command(
     source = camera_from_uri(camera)
     to_stdout = _lines_on_stdout(jsonl, quiet=quiet, report=json_output)
     with ExitStack() as stack:
-        predictor = _ready(engine, stack)
+        predictor = _ready(engine, mode, stack)
         limit = predictor.threshold if threshold is None else threshold
         sinks = _sinks(to_stdout, jsonl, sqlite, maps, overlays)
         for sink in sinks:
@@ -102,10 +105,10 @@ def _lines_on_stdout(jsonl: Path | None, *, quiet: bool, report: bool) -> bool:
     return jsonl is None and not (quiet or report or sys.stdout.isatty())
 
 
-def _ready(path: Path, stack: ExitStack) -> Predictor:
+def _ready(path: Path, mode: str | None, stack: ExitStack) -> Predictor:
     """Opens a model and runs it once on nothing, so that the first frame is not late."""
     with notes.status("loading the engine"):
-        predictor = open_predictor(path)
+        predictor = open_predictor(path, mode)
         stack.callback(predictor.close)
         inputs = predictor.backend.inputs
         shapes = {spec.name: tuple(1 if size is None else size for size in spec.shape) for spec in inputs}

@@ -22,10 +22,10 @@ def command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the run.")],
     category: Annotated[str | None, typer.Option(help="Folder of DATA, where it holds several products.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings; the options here go before it.")] = None,
-    model: Annotated[str | None, typer.Option(help="crd: two modalities that watch each other. rd: one.")] = None,
+    model: Annotated[str | None, typer.Option(help="crd, mmrd, rd, fd or cmdiad, see the README.")] = None,
     backbone: Annotated[str | None, typer.Option(help="The frozen teacher, e.g. efficientnet_lite0, resnet18.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Teacher weights; by default the published ones.")] = None,
-    modalities: Annotated[str | None, typer.Option(help="rgb, depth, normals: two for crd, one for rd.")] = None,
+    modalities: Annotated[str | None, typer.Option(help="Of rgb, depth, normals: two for crd and cmdiad, two or three for mmrd, one to three for rd and fd.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Frames a step.")] = None,
     roi: Annotated[str | None, typer.Option(help="Part of the frame to inspect: X,Y,WIDTH,HEIGHT in pixels.")] = None,
@@ -61,11 +61,12 @@ def command(
         record = train(dataset, settings, output, weights_path=weights, resume=resume, progress=show)
     scores = record.validation_scores
     if json_output:
-        print_json({"run": str(output), "steps": record.step, "validation_scores": list(scores)})
+        print_json({"run": str(output), "steps": record.step, "validation_scores": scores})
         return
     product = escape(f"{record.data.category}: {output}")
     notes.print(f"[green]trained[/] {settings.model} on {record.data.train_frames} good frames of {product}")
-    notes.print(f"  scores of {len(scores)} good validation frames: {min(scores):.2f} to {max(scores):.2f}")
+    for mode, values in scores.items():
+        notes.print(f"  {mode}: {len(values)} good validation frames score {min(values):.2f} to {max(values):.2f}")
     following = [f"edge-ad export {output}"]
     if "test" in dataset.splits:
         named = "" if category is None else f" --category {category}"
@@ -93,7 +94,7 @@ def train_config(
         preprocess = {**preprocess, "modalities": [name.strip() for name in modalities.split(",")]}
     if roi is not None:
         values["roi"] = parsed_roi(roi)
-    if values.get("model") == "rd" and "modalities" not in preprocess:
+    if values.get("model") in ("rd", "fd") and "modalities" not in preprocess:
         preprocess = {**preprocess, "modalities": ["rgb"]}
     values["preprocess"] = validated(PreprocessConfig, preprocess, source)
     return validated(TrainConfig, values, source)

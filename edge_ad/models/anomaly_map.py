@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -31,33 +32,38 @@ def cosine_distance(target: Tensor, restored: Tensor, floor: float = 0.0) -> Ten
 class AnomalyHead(nn.Module):
     """Standardises the distances, adds them up, smooths the sum and takes its maximum.
 
-    ``mean`` and ``std`` (modalities, 3) are scalars measured on validation frames (good parts).
+    ``mean`` and ``std`` (maps, 3) are scalars measured on validation frames (good parts).
+
+    Args:
+        config: how.
+        names: of the maps that come in, usually the modalities.
+        size_px: side S of the map that goes out.
     """
 
     mean: Tensor
     std: Tensor
     kernel: Tensor
 
-    def __init__(self, config: HeadConfig, modalities: int, size_px: int) -> None:
+    def __init__(self, config: HeadConfig, names: tuple[str, ...], size_px: int) -> None:
         super().__init__()
-        self.config, self.size_px = config, size_px
-        self.register_buffer("mean", torch.zeros(modalities, 3))
-        self.register_buffer("std", torch.ones(modalities, 3))
+        self.config, self.names, self.size_px = config, names, size_px
+        self.register_buffer("mean", torch.zeros(len(names), 3))
+        self.register_buffer("std", torch.ones(len(names), 3))
         radius = math.floor(4 * config.sigma_px + 0.5)
         x = torch.arange(-radius, radius + 1, dtype=torch.float64)
         kernel = torch.exp(-0.5 * (x / config.sigma_px) ** 2)
         self.register_buffer("kernel", (kernel / kernel.sum()).float(), persistent=False)
 
-    def learn(self, distances: list[Features], region: Tensor | None) -> None:
+    def learn(self, distances: Mapping[str, Features], region: Tensor | None) -> None:
         """Measures ``mean`` and ``std`` on distances of good validation frames, as ``forward`` takes them."""
-        for modality, scales in enumerate(distances):
-            resized = [x if region is None else x * region for x in map(self.resize, scales)]
+        for row, name in enumerate(self.names):
+            resized = [x if region is None else x * region for x in map(self.resize, distances[name])]
             if self.config.standardize == "modality":
                 std, mean = torch.std_mean(torch.stack(resized).sum(0))
-                self.mean[modality], self.std[modality] = mean / len(resized), std
+                self.mean[row], self.std[row] = mean / len(resized), std
             else:
                 for scale, x in enumerate(resized):
-                    self.std[modality, scale], self.mean[modality, scale] = torch.std_mean(x)
+                    self.std[row, scale], self.mean[row, scale] = torch.std_mean(x)
         self.std.clamp_min_(1e-6)
 
     def resize(self, x: Tensor) -> Tensor:
@@ -70,24 +76,27 @@ class AnomalyHead(nn.Module):
         x = F.pad(x, (radius, radius, radius, radius), mode="replicate")
         return F.conv2d(F.conv2d(x, self.kernel.view(1, 1, -1, 1)), self.kernel.view(1, 1, 1, -1))
 
-    def forward(self, distances: list[Features], region: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def forward(
+        self, distances: Mapping[str, Features], region: Tensor | None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Joins scales and modalities.
 
         Args:
-            distances: per modality three maps (N, 1, h, w) from ``cosine_distance``, finest first.
-            region: (N, 1, S, S), 1 where the part is inspected; elsewhere the distance counts as 0.
+            distances: per name three maps (N, 1, h, w) from ``cosine_distance``, finest first.
+            region: (N or 1, 1, S, S), 1 where the part is inspected; elsewhere the distance counts as 0.
 
         Returns:
-            anomaly_map (N, S, S), score (N), and the smoothed map of each modality (N, S, S); the
+            anomaly_map (N, S, S), score (N), and by name the smoothed map of each modality (N, S, S); the
             modalities' maps add up to anomaly_map.
         """
-        maps = []
-        for modality, scales in enumerate(distances):
+        maps = {}
+        for row, name in enumerate(self.names):
+            scales = distances[name]
             # Divided before resizing, on fewer pixels; the means join as one constant at the end.
-            total = self.resize(scales[0] / self.std[modality, 0])
+            total = self.resize(scales[0] / self.std[row, 0])
             for scale, x in enumerate(scales[1:], 1):
-                total = total + self.resize(x / self.std[modality, scale])
+                total = total + self.resize(x / self.std[row, scale])
             total = total if region is None else total * region
-            maps.append((self.blur(total) - (self.mean[modality] / self.std[modality]).sum())[:, 0])
-        anomaly_map = torch.stack(maps).sum(0) if len(maps) > 1 else maps[0]
+            maps[name] = (self.blur(total) - (self.mean[row] / self.std[row]).sum())[:, 0]
+        anomaly_map = torch.stack(list(maps.values())).sum(0) if len(maps) > 1 else next(iter(maps.values()))
         return anomaly_map, anomaly_map.amax((1, 2)), maps

@@ -7,7 +7,7 @@ frozen and in eval mode.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -270,17 +270,20 @@ def frozen(teacher: nn.Module) -> nn.Module:
     return teacher.eval()
 
 
-def teacher_features(teacher: nn.Module, images: list[Tensor]) -> list[list[Tensor]]:
-    """One pass over all modalities at once, since their teacher is the same.
+class SharedTeacher(nn.Module):
+    """One frozen network for all modalities, which it sees in one pass.
 
     Args:
-        teacher: the frozen backbone.
-        images: M normalised images (N, 3, H, W).
-
-    Returns:
-        For each of the M images its three feature maps.
+        network: the backbone.
     """
-    features = teacher(torch.cat(images))
-    # Sliced by a computed size, not chunked: that keeps the batch free when the graph is exported.
-    count = images[0].shape[0]
-    return [[level[i * count : (i + 1) * count] for level in features] for i in range(len(images))]
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = frozen(network)
+
+    def forward(self, images: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+        """Per modality a normalised image (N, 3, H, W) → per modality its three feature maps."""
+        features = self.network(torch.cat(list(images.values())))
+        # Sliced by a computed size, not chunked: that keeps the batch free when the graph is exported.
+        count = next(iter(images.values())).shape[0]
+        return {name: [level[i * count : (i + 1) * count] for level in features] for i, name in enumerate(images)}

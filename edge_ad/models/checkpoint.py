@@ -14,14 +14,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from edge_ad.bundle import TrainingData
+from edge_ad.bundle import Thresholds, TrainingData
 from edge_ad.config import Settings, TrainConfig, validated
 from edge_ad.errors import CheckpointError
 from edge_ad.files import write_bytes
 from edge_ad.models.detector import Detector, DetectorConfig
 
 CHECKPOINT = "checkpoint.safetensors"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 GOLDEN_PREFIX = "golden."
 
 
@@ -35,7 +35,8 @@ class CheckpointRecord(Settings):
         data: the frames it was trained on.
         step: optimiser steps done.
         finished: False while training goes on; then the optimiser's state is in the file too.
-        validation_scores: scores of the good validation frames, for the threshold.
+        validation_scores: by operating mode, scores of the good validation frames.
+        thresholds: by operating mode.
     """
 
     schema_version: int = Field(default=SCHEMA_VERSION, ge=SCHEMA_VERSION, le=SCHEMA_VERSION)
@@ -44,7 +45,8 @@ class CheckpointRecord(Settings):
     data: TrainingData
     step: int
     finished: bool
-    validation_scores: tuple[float, ...] = ()
+    validation_scores: dict[str, tuple[float, ...]] = {}
+    thresholds: Thresholds = Thresholds(modes={})
 
 
 def checkpoint_path(path: Path) -> Path:
@@ -63,6 +65,22 @@ def write_checkpoint(path: Path, record: CheckpointRecord, tensors: dict[str, Te
         metadata={"edge_ad": record.model_dump_json()},
     )
     write_bytes(path, content)
+
+
+def replace_thresholds(path: Path, thresholds: Thresholds) -> None:
+    """Gives a finished run other thresholds; a kill leaves the old ones or the new.
+
+    Args:
+        path: the file, or the run's directory.
+        thresholds: replace those of the same modes.
+
+    Raises:
+        CheckpointError: as ``read_checkpoint``.
+        OutputError: it cannot be written.
+    """
+    record, tensors = read_checkpoint(path)
+    modes = Thresholds(modes={**record.thresholds.modes, **thresholds.modes})
+    write_checkpoint(checkpoint_path(path), record.model_copy(update={"thresholds": modes}), tensors)
 
 
 def read_checkpoint(path: Path) -> tuple[CheckpointRecord, dict[str, Tensor]]:

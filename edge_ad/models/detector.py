@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import importlib
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from pydantic import field_validator
 from torch import Tensor, nn
 
-from edge_ad.bundle import InputSpec
-from edge_ad.config import HeadConfig, PreprocessConfig, Settings
-from edge_ad.models.anomaly_map import AnomalyHead, cosine_distance
-from edge_ad.models.backbones import BACKBONES, BackboneSpec, frozen, teacher_features
-from edge_ad.models.crd import Crd
+from edge_ad.bundle import FULL, InputSpec
+from edge_ad.config import MethodConfig, ModelName
+from edge_ad.models.backbones import BACKBONES, BackboneSpec
 from edge_ad.models.layers import Features
+from edge_ad.models.method import Batch, Method
 from edge_ad.models.preprocess import GeometryStatistics, Preprocess
-from edge_ad.models.rd import Rd
 
-METHODS: dict[str, type[Crd] | type[Rd]] = {"crd": Crd, "rd": Rd}
+METHODS: dict[ModelName, str] = {
+    "crd": "edge_ad.models.crd:Crd",
+    "mmrd": "edge_ad.models.mmrd:Mmrd",
+    "rd": "edge_ad.models.rd:Rd",
+    "fd": "edge_ad.models.fd:Fd",
+    "cmdiad": "edge_ad.models.cmdiad:Cmdiad",
+}
+"""Method → module and class."""
+
+
+def method_class(model: ModelName) -> type[Method]:
+    """The class of a method."""
+    module, _, name = METHODS[model].partition(":")
+    found: type[Method] = getattr(importlib.import_module(module), name)
+    return found
 
 
 class FeatureScaling(nn.Module):
@@ -27,43 +40,54 @@ class FeatureScaling(nn.Module):
     cosine. ResNet's are left as they are (the papers' setting): mean 0, standard deviation 1.
     """
 
-    def __init__(self, backbone: BackboneSpec, modalities: int) -> None:
+    def __init__(self, backbone: BackboneSpec, modalities: tuple[str, ...]) -> None:
         super().__init__()
-        self.levels = len(backbone.channels)
-        for modality in range(modalities):
+        for modality in modalities:
             for level, channels in enumerate(backbone.channels):
                 self.register_buffer(f"mean_{modality}_{level}", torch.zeros(1, channels, 1, 1))
                 self.register_buffer(f"std_{modality}_{level}", torch.ones(1, channels, 1, 1))
 
-    def forward(self, features: list[Features]) -> list[Features]:
+    def forward(self, features: Mapping[str, Features]) -> dict[str, Features]:
         """Per modality three maps → the same, each channel centred and scaled."""
-        return [self.one(modality, maps) for modality, maps in enumerate(features)]
+        return {modality: self.one(modality, maps) for modality, maps in features.items()}
 
-    def one(self, modality: int, maps: Features) -> Features:
+    def one(self, modality: str, maps: Features) -> Features:
         """The three maps of one modality → the same, each channel centred and scaled."""
         return [
             (x - self.get_buffer(f"mean_{modality}_{level}")) / self.get_buffer(f"std_{modality}_{level}")
             for level, x in enumerate(maps)
         ]
 
-    def learn(self, features: list[Features]) -> None:
-        """Takes mean and standard deviation from features of the training frames."""
-        for m, maps in enumerate(features):
-            for level, x in enumerate(maps):
-                std, mean = torch.std_mean(x, dim=(0, 2, 3), keepdim=True)
-                self.get_buffer(f"mean_{m}_{level}").copy_(mean)
-                self.get_buffer(f"std_{m}_{level}").copy_(std.clamp_min(1e-4))
+    def learn(self, parts: Callable[[], Iterable[Mapping[str, Features]]]) -> None:
+        """Takes mean and standard deviation (over frames and pixels) from features of the training frames.
+
+        Args:
+            parts: gives the features of all frames, some at a time, each time it is called.
+        """
+        sums: dict[str, Tensor] = {}
+        count: dict[str, int] = {}
+        for part in parts():
+            for modality, maps in part.items():
+                for level, x in enumerate(maps):
+                    if f"mean_{modality}_{level}" not in self._buffers:
+                        continue
+                    y = x.double()
+                    moments = torch.stack([y.sum((0, 2, 3)), (y * y).sum((0, 2, 3))])
+                    key = f"{modality}_{level}"
+                    sums[key] = sums.get(key, 0) + moments
+                    count[key] = count.get(key, 0) + x.shape[0] * x.shape[2] * x.shape[3]
+        for key, moments in sums.items():
+            mean, square = moments / count[key]
+            std = (square - mean * mean).clamp_min(0).sqrt()
+            self.get_buffer(f"mean_{key}").copy_(mean.view(1, -1, 1, 1))
+            self.get_buffer(f"std_{key}").copy_(std.clamp_min(1e-4).view(1, -1, 1, 1))
 
 
-class DetectorConfig(Settings):
+class DetectorConfig(MethodConfig):
     """Everything that decides a detector's graph, apart from its weights."""
 
-    model: Literal["crd", "rd"] = "crd"
-    backbone: str = "efficientnet_lite0"
-    preprocess: PreprocessConfig = PreprocessConfig()
     input: InputSpec
     geometry: GeometryStatistics = GeometryStatistics()
-    head: HeadConfig = HeadConfig()
 
     @field_validator("backbone")
     @classmethod
@@ -74,48 +98,51 @@ class DetectorConfig(Settings):
 
 
 class Detector(nn.Module):
-    """Preprocessing, teacher, students and head.
+    """Preprocessing, teacher, students, and a head for each operating mode."""
 
-    ``input_names`` and ``output_names`` give the order of the arguments and results of ``forward``.
-    """
-
-    def __init__(self, config: DetectorConfig, teacher: nn.Module | None = None) -> None:
+    def __init__(self, config: DetectorConfig, network: nn.Module | None = None) -> None:
         super().__init__()
         self.config = config
         self.spec = BACKBONES[config.backbone]
-        modalities = config.preprocess.modalities
         self.preprocess = Preprocess(config.preprocess, config.input, config.geometry, self.spec)
-        self.teacher = frozen(teacher if teacher is not None else self.spec.build())
-        self.scaling = FeatureScaling(self.spec, len(modalities))
-        self.students = METHODS[config.model](self.spec)
-        self.head = AnomalyHead(config.head, len(modalities), config.preprocess.image_size_px)
-        self.input_names = config.preprocess.input_names
-        self.output_names = ("anomaly_map", "score", *(f"map_{name}" for name in modalities))
+        self.scaling = FeatureScaling(self.spec, config.preprocess.modalities)
+        self.method = method_class(config.model)(config, self.spec)
+        self.teacher = self.method.make_teacher(network if network is not None else self.spec.build())
+        self.heads = nn.ModuleDict({mode: self.method.head(mode) for mode in self.method.modes})
 
     def train(self, mode: bool = True) -> Detector:
-        """Only the students ever leave eval mode."""
-        self.students.train(mode)
+        """Only the method ever leaves eval mode."""
+        self.method.train(mode)
         return self
 
-    def teacher_features(self, images: list[Tensor]) -> list[Features]:
-        """Normalised images, one per modality → per modality the teacher's three raw maps, in one pass."""
-        return teacher_features(self.teacher, images)
+    def batch(self, inputs: Mapping[str, Tensor], modalities: tuple[str, ...] = ()) -> tuple[Batch, Tensor | None]:
+        """Camera arrays → what the method gets of ``modalities`` (by default all), and the inspected region."""
+        images, region = self.preprocess(inputs, modalities or self.config.preprocess.modalities)
+        return Batch(self.scaling(self.teacher(images)), images), region
 
-    def features(self, inputs: dict[str, Tensor]) -> tuple[list[Features], Tensor | None]:
-        """Camera arrays → per modality the teacher's three maps, standardised; and the inspected region."""
-        images, region = self.preprocess(inputs)
-        return self.scaling(self.teacher_features(images)), region
+    def operating(self, mode: str = FULL) -> OperatingMode:
+        """The graph that runs in an operating mode."""
+        return OperatingMode(self, mode)
 
-    def distances(self, features: list[Features]) -> list[Features]:
-        """Features → per modality the student's distance at each scale, (N, 1, h, w)."""
-        floor = self.config.head.energy_floor if self.spec.signed else 0.0
-        return [
-            [cosine_distance(x, y, floor) for x, y in zip(own, restored, strict=True)]
-            for own, restored in zip(features, self.students(features), strict=True)
-        ]
+
+class OperatingMode(nn.Module):
+    """A detector as it runs with some of its sensors, or with all.
+
+    ``input_names`` and ``output_names`` give the order of the arguments and results of ``forward``. What the mode
+    does not read is not computed.
+    """
+
+    def __init__(self, detector: Detector, mode: str) -> None:
+        super().__init__()
+        self.detector, self.mode = detector, mode
+        self.modalities = detector.method.modes[mode]
+        self.head = detector.heads[mode]
+        self.input_names = detector.config.preprocess.inputs_for(self.modalities)
+        self.output_names = ("anomaly_map", "score", *(f"map_{name}" for name in self.head.names))  # type: ignore[union-attr]
 
     def forward(self, *arrays: Tensor) -> tuple[Tensor, ...]:
         """Arrays in the order of ``input_names`` → results in the order of ``output_names``."""
-        features, region = self.features(dict(zip(self.input_names, arrays, strict=True)))
-        anomaly_map, score, modality_maps = self.head(self.distances(features), region)
-        return anomaly_map, score, *modality_maps
+        inputs = dict(zip(self.input_names, arrays, strict=True))
+        batch, region = self.detector.batch(inputs, self.modalities)
+        anomaly_map, score, maps = self.head(self.detector.method.distances(batch, self.mode), region)
+        return anomaly_map, score, *maps.values()

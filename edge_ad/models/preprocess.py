@@ -8,6 +8,7 @@ depends on the data (ranges, plane) is learned on training frames and kept as co
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from pydantic import Field
@@ -60,6 +61,7 @@ class Preprocess(nn.Module):
     rays: Tensor
     focal: Tensor
     occupancy: Tensor
+    reach: Tensor
 
     def __init__(
         self,
@@ -78,6 +80,8 @@ class Preprocess(nn.Module):
         self.register_buffer("flat", torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1), persistent=False)
         # Where the part was in at least half of the training frames (1, 1, S, S), see ``forward``.
         self.register_buffer("occupancy", torch.zeros(1, 1, self.size, self.size))
+        # Where it was in any of them.
+        self.register_buffer("reach", torch.ones(1, 1, self.size, self.size))
         if spec.intrinsics is not None:
             self._register_rays(spec)
 
@@ -95,32 +99,34 @@ class Preprocess(nn.Module):
         focal = torch.tensor([intrinsics.fx / scale_x, intrinsics.fy / scale_y]).float().view(1, 2, 1, 1)
         self.register_buffer("focal", focal, persistent=False)
 
-    def forward(self, inputs: dict[str, Tensor]) -> tuple[list[Tensor], Tensor | None]:
+    def forward(
+        self, inputs: Mapping[str, Tensor], modalities: tuple[str, ...]
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Makes the images and tells the part from the background.
 
         Args:
             inputs: ``rgb`` uint8 (N, H, W, 3); ``depth`` uint8 (N, H, W, 2), low byte first, or float32
                 (N, H, W) in metres, 0 or NaN where there was no return; ``normals`` uint8 (N, H, W, 3);
                 those that the modalities need, at the ROI's size.
+            modalities: those wanted, of the config's.
 
         Returns:
-            One image per modality of the config, in its order, without a NaN for any input; and the
-            region that is inspected, (N, 1, S, S) of 0 and 1: the part as it is now and where parts
-            use to be (so that what is missing counts), grown by two pixels. None without depth, or
-            where the config keeps the background.
+            One image per modality, in this order, without a NaN for any input; and the region that is
+            inspected, (N, 1, S, S) of 0 and 1: the part as it is now and where parts use to be (so that
+            what is missing counts), grown by two pixels; while the depth sensor is away, (1, 1, S, S),
+            where parts have ever been. None for a model that knows no depth, or where the config keeps the
+            background.
         """
         images: dict[str, Tensor] = {}
-        region = None
-        if "rgb" in inputs:
-            images["rgb"] = self._colour(inputs["rgb"])
+        part = None
         if "depth" in inputs:
-            geometry, part = self._geometry(inputs["depth"])
-            images |= geometry
-            if self.config.background == "auto":
-                region = F.max_pool2d(torch.maximum(part.float(), self.occupancy), 5, 1, 2)
-        if "normals" in inputs:
-            images["normals"] = self._colour(inputs["normals"])
-        return [(images[modality] - self.mean) / self.std for modality in self.config.modalities], region
+            images, part = self._geometry(inputs["depth"])
+        images |= {name: self._colour(inputs[name]) for name in ("rgb", "normals") if name in inputs}
+        region = None
+        if self.config.background == "auto" and "depth" in self.config.input_names:
+            place = self.reach if part is None else torch.maximum(part.float(), self.occupancy)
+            region = F.max_pool2d(place, 5, 1, 2)
+        return {name: (images[name] - self.mean) / self.std for name in modalities}, region
 
     def learn_occupancy(self, depth: Tensor) -> None:
         """Learns where parts use to be from the ``depth`` input (N, …) of training frames."""
@@ -128,6 +134,7 @@ class Preprocess(nn.Module):
         for row in range(len(depth)):
             seen += self._geometry(depth[row : row + 1].to(seen.device))[1].float()
         self.occupancy.copy_(seen > len(depth) / 2)
+        self.reach.copy_(seen > 0)
 
     def _colour(self, image: Tensor) -> Tensor:
         """uint8 (N, H, W, 3) → (N, 3, S, S) in [0, 1]. TensorRT wants the cast before the transpose."""

@@ -90,6 +90,19 @@ def load_teacher(name: str, weights_path: Path | None = None) -> nn.Module:
     return frozen(network)
 
 
+def has_batch_norm_statistics(network: nn.Module) -> bool:
+    """Whether BatchNorm knows what the network's weights were trained on.
+
+    False where there is no BatchNorm2d, or ``load_teacher`` had to put an identity in its place.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    return any(
+        layer.running_var is not None
+        and not torch.equal(layer.running_var, torch.full_like(layer.running_var, 1 - layer.eps))
+        for layer in layers
+    )
+
+
 def _published(name: str) -> Path:
     """The file of the installed pip package, or of the download cache."""
     source = SOURCES[name]

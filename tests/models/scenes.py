@@ -47,9 +47,15 @@ def make_preprocess(
 
 def images_of(preprocess: Preprocess, **inputs: Tensor) -> list[FloatArray]:
     """The images before the teacher's mean and standard deviation: (N, 3, S, S) in [0, 1]."""
-    images, _ = preprocess(inputs)
+    images, _ = preprocess(inputs, preprocess.config.modalities)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (BACKBONE.mean, BACKBONE.std))
-    return [(image * std + mean).double().numpy() for image in images]
+    return [(image * std + mean).double().numpy() for image in images.values()]
+
+
+def region_of(preprocess: Preprocess, **inputs: Tensor) -> Tensor | None:
+    """What is inspected: (N or 1, 1, S, S) of 0 and 1, or None for everything."""
+    region: Tensor | None = preprocess(inputs, preprocess.config.modalities)[1]
+    return region
 
 
 def rays(roi: Roi = FULL, size_px: int | None = None) -> FloatArray:

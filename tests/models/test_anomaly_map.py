@@ -14,6 +14,7 @@ from edge_ad.models.anomaly_map import AnomalyHead, cosine_distance
 from edge_ad.models.layers import Features
 
 SIZE_PX = 64
+NAMES = ("rgb", "depth")
 Standardize = Literal["scale", "modality"]
 
 
@@ -21,18 +22,18 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def random_distances(modalities: int, frames: int = 6, seed: int = 0) -> list[Features]:
+def random_distances(modalities: int, frames: int = 6, seed: int = 0) -> dict[str, Features]:
     """Positive, at other levels and with another spread for each modality and scale."""
-    return [
-        [
+    return {
+        name: [
             random(frames, 1, SIZE_PX // stride, SIZE_PX // stride, seed=seed + 10 * m + stride).abs()
             * (m + 1)
             / stride
             + 0.3 * m
             for stride in (4, 8, 16)
         ]
-        for m in range(modalities)
-    ]
+        for m, name in enumerate(NAMES[:modalities])
+    }
 
 
 def aligned_resize(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -74,17 +75,17 @@ def test_the_floor_quietens_short_features() -> None:
 @pytest.mark.parametrize("sigma_px", [0.8, 4.0, 7.3])
 def test_blur_is_scipys(sigma_px: float) -> None:
     x = random(2, 1, SIZE_PX, SIZE_PX)
-    head = AnomalyHead(HeadConfig(sigma_px=sigma_px), 1, SIZE_PX)
+    head = AnomalyHead(HeadConfig(sigma_px=sigma_px), NAMES[:1], SIZE_PX)
     expected = [gaussian_filter(image, sigma_px, mode="nearest", truncate=4) for image in x[:, 0].double().numpy()]
     np.testing.assert_allclose(head.blur(x)[:, 0].numpy(), np.stack(expected), atol=1e-5)
 
 
 def naive_map(
-    head: AnomalyHead, distances: list[Features], region: Tensor | None, frame: int, standardize: Standardize
+    head: AnomalyHead, distances: dict[str, Features], region: Tensor | None, frame: int, standardize: Standardize
 ) -> NDArray[np.float64]:
     """The papers' order of things for one frame: resize, standardise, sum, blur."""
     total = np.zeros((SIZE_PX, SIZE_PX))
-    for scales in distances:
+    for scales in distances.values():
         stacks = [
             np.stack([aligned_resize(x[0].double().numpy()) for x in scale])
             * (1 if region is None else region[:, 0].double().numpy())
@@ -100,7 +101,7 @@ def naive_map(
 @pytest.mark.parametrize("standardize", ["scale", "modality"])
 @pytest.mark.parametrize("modalities", [1, 2])
 def test_the_map_is_the_papers(modalities: int, standardize: Standardize, with_region: bool) -> None:
-    head = AnomalyHead(HeadConfig(standardize=standardize), modalities, SIZE_PX)
+    head = AnomalyHead(HeadConfig(standardize=standardize), NAMES[:modalities], SIZE_PX)
     distances = random_distances(modalities)
     region = (random(6, 1, SIZE_PX, SIZE_PX, seed=9) > -0.5).float() if with_region else None
     head.learn(distances, region)
@@ -110,27 +111,37 @@ def test_the_map_is_the_papers(modalities: int, standardize: Standardize, with_r
         expected = naive_map(head, distances, region, frame, standardize)
         np.testing.assert_allclose(anomaly_map[frame].numpy(), expected, atol=2e-4)
     torch.testing.assert_close(score, anomaly_map.amax((1, 2)))
-    assert len(maps) == modalities
-    torch.testing.assert_close(torch.stack(maps).sum(0), anomaly_map)
+    assert tuple(maps) == NAMES[:modalities]
+    torch.testing.assert_close(torch.stack(list(maps.values())).sum(0), anomaly_map)
 
 
 @pytest.mark.parametrize("standardize", ["scale", "modality"])
 def test_good_frames_score_around_zero(standardize: Standardize) -> None:
     """Also a second time: what was learned is kept with the weights."""
-    head = AnomalyHead(HeadConfig(standardize=standardize), 2, SIZE_PX)
+    head = AnomalyHead(HeadConfig(standardize=standardize), NAMES, SIZE_PX)
     distances = random_distances(2)
     head.learn(distances, None)
-    copy = AnomalyHead(HeadConfig(standardize=standardize), 2, SIZE_PX)
+    copy = AnomalyHead(HeadConfig(standardize=standardize), NAMES, SIZE_PX)
     copy.load_state_dict(head.state_dict())
-    for maps in head(distances, None)[2]:
+    for maps in head(distances, None)[2].values():
         assert abs(float(maps.mean())) < 0.02
     torch.testing.assert_close(copy(distances, None)[0], head(distances, None)[0])
 
 
+def test_maps_go_by_name_not_by_order() -> None:
+    head, distances = AnomalyHead(HeadConfig(), NAMES, SIZE_PX), random_distances(2)
+    head.learn(distances, None)
+    other = AnomalyHead(HeadConfig(), NAMES, SIZE_PX)
+    other.learn(dict(reversed(distances.items())), None)
+    given, expected = other(dict(reversed(distances.items())), None), head(distances, None)
+    assert list(given[2]) == list(expected[2]) == list(NAMES)
+    torch.testing.assert_close(given, expected)
+
+
 def test_what_is_outside_the_region_does_not_count() -> None:
-    head = AnomalyHead(HeadConfig(sigma_px=1.0), 1, SIZE_PX)
+    head = AnomalyHead(HeadConfig(sigma_px=1.0), NAMES[:1], SIZE_PX)
     quiet, loud = random_distances(1, frames=1), random_distances(1, frames=1)
-    for x in loud[0]:
+    for x in loud["rgb"]:
         x[..., : x.shape[-1] // 4] += 10
     region = torch.zeros(1, 1, SIZE_PX, SIZE_PX)
     region[..., 32:] = 1
@@ -139,7 +150,7 @@ def test_what_is_outside_the_region_does_not_count() -> None:
 
 
 def test_a_constant_distance_does_not_divide_by_zero() -> None:
-    head = AnomalyHead(HeadConfig(), 1, SIZE_PX)
-    distances = [[torch.ones(3, 1, 4, 4)] * 3]
+    head = AnomalyHead(HeadConfig(), NAMES[:1], SIZE_PX)
+    distances = {"rgb": [torch.ones(3, 1, 4, 4)] * 3}
     head.learn(distances, None)
     assert bool(torch.isfinite(head(distances, None)[0]).all())

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edge_ad.models.backbones import BACKBONES, SameConv2d, frozen, teacher_features
+from edge_ad.models.backbones import BACKBONES, SameConv2d, SharedTeacher, frozen
 from edge_ad.models.weights import load_teacher
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -110,9 +110,10 @@ def test_padding_is_tensorflows(kernel: int, stride: int) -> None:
 
 
 def test_a_teacher_stays_frozen() -> None:
-    teacher = frozen(BACKBONES["resnet18"].build())
-    assert not teacher.training
-    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    network = BACKBONES["resnet18"].build()
+    for teacher in (frozen(network), SharedTeacher(BACKBONES["resnet18"].build())):
+        assert not any(module.training for module in teacher.modules() if module is not teacher)
+        assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
 
 @pytest.fixture(scope="module")
@@ -121,16 +122,18 @@ def lite() -> nn.Module:
 
 
 def test_one_pass_over_two_images_equals_two_passes(lite: nn.Module) -> None:
-    images = list(torch.randn(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(2)))
-    together = teacher_features(lite, images)
-    for image, features in zip(images, together, strict=True):
-        for alone, feature in zip(lite(image), features, strict=True):
+    pixels = torch.randn(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    images = dict(zip(("rgb", "normals"), pixels, strict=True))
+    together = SharedTeacher(lite)(images)
+    assert list(together) == list(images)
+    for name, features in together.items():
+        for alone, feature in zip(lite(images[name]), features, strict=True):
             torch.testing.assert_close(feature, alone, rtol=1e-4, atol=1e-4)
 
 
 def test_one_pass_runs_the_teacher_once(lite: nn.Module) -> None:
     batches: list[int] = []
     handle = lite.register_forward_pre_hook(lambda module, arguments: batches.append(len(arguments[0])))
-    teacher_features(lite, [torch.zeros(3, 3, 64, 64), torch.zeros(3, 3, 64, 64)])
+    SharedTeacher(lite)({"rgb": torch.zeros(3, 3, 64, 64), "depth": torch.zeros(3, 3, 64, 64)})
     handle.remove()
     assert batches == [6]

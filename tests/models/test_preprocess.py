@@ -19,6 +19,7 @@ from tests.models.scenes import (
     plane_depth,
     plane_through,
     rays,
+    region_of,
     spoiled,
 )
 
@@ -43,12 +44,12 @@ def rgb_noise(height: int = CAMERA.height_px, width: int = CAMERA.width_px) -> T
 def test_colour_is_averaged_and_normalised_for_the_teacher() -> None:
     rgb = rgb_noise(256, 320)
     preprocess = make_preprocess("rgb", size_px=64, depth="none")
-    (image,), region = preprocess({"rgb": rgb})
+    images, region = preprocess({"rgb": rgb}, ("rgb",))
     # 256 and 320 rows are 4 and 5 times 64, so every network pixel is the mean of whole camera pixels.
     means = rgb[0].double().numpy().reshape(64, 4, 64, 5, 3).mean((1, 3)).transpose(2, 0, 1) / 255
     expected = (means - np.array(BACKBONE.mean)[:, None, None]) / np.array(BACKBONE.std)[:, None, None]
-    np.testing.assert_allclose(image[0].numpy(), expected, atol=1e-5)
-    assert region is None
+    np.testing.assert_allclose(images["rgb"][0].numpy(), expected, atol=1e-5)
+    assert list(images) == ["rgb"] and region is None
 
 
 @pytest.mark.parametrize("modalities", [("rgb", "depth"), ("depth", "normals"), ("normals", "rgb")])
@@ -58,6 +59,19 @@ def test_images_come_in_the_order_of_the_modalities(modalities: tuple[str, str])
     together = images_of(make_preprocess(*modalities), **inputs)
     for name, image in zip(modalities, together, strict=True):
         np.testing.assert_allclose(image, alone[name], atol=1e-6)
+
+
+def test_only_the_wanted_images_are_made_of_the_arrays_that_are_there() -> None:
+    preprocess = make_preprocess("rgb", "depth", "normals")
+    inputs = {"rgb": rgb_noise(), "depth": batch(plane_depth(PLANE))}
+    images, region = preprocess(inputs, ("rgb", "depth", "normals"))
+    flat, _ = preprocess({"depth": inputs["depth"]}, ("normals", "depth"))
+    colour, everywhere = preprocess({"rgb": inputs["rgb"]}, ("rgb",))
+    assert list(flat) == ["normals", "depth"] and list(colour) == ["rgb"]
+    for name, image in (flat | colour).items():
+        assert torch.equal(image, images[name])
+    assert region is not None and everywhere is not None
+    assert bool(everywhere.all()), "before anything is learned, a part can be anywhere"
 
 
 def test_normals_of_the_data_set_are_an_image() -> None:
@@ -135,7 +149,7 @@ def test_what_no_sensor_reaches_is_background() -> None:
     depth = plane_depth(PLANE)
     depth[:, 160:] = 0
     preprocess = make_preprocess("depth")
-    (image,), region = preprocess({"depth": batch(depth)})
+    region = region_of(preprocess, depth=batch(depth))
     _, part, _, _ = preprocess.height(batch(depth))
     assert region is not None
     # The hole filling reaches 8 px beyond the last return, at half of its 17 px box.
@@ -167,8 +181,8 @@ def test_the_region_is_the_part_and_where_parts_use_to_be() -> None:
     empty = plane_depth(PLANE)
     preprocess = make_preprocess("depth", plane=PLANE)
     preprocess.learn_occupancy(torch.cat([batch(depth), batch(depth), batch(empty)]))
-    usual = preprocess({"depth": batch(depth)})[1]
-    missing = preprocess({"depth": batch(empty)})[1]
+    usual = region_of(preprocess, depth=batch(depth))
+    missing = region_of(preprocess, depth=batch(empty))
     assert usual is not None and missing is not None
     assert bool(usual.any()) and torch.equal(usual, missing)
     part = preprocess.height(batch(depth))[1].float()
@@ -181,14 +195,32 @@ def test_parts_in_fewer_than_half_of_the_frames_are_not_usual() -> None:
     empty = batch(plane_depth(PLANE))
     preprocess = make_preprocess("depth", plane=PLANE)
     preprocess.learn_occupancy(torch.cat([batch(depth), empty, empty]))
-    region = preprocess({"depth": empty})[1]
+    region = region_of(preprocess, depth=empty)
     assert region is not None and not bool(region.any())
+
+
+def test_without_the_depth_sensor_the_region_is_where_parts_have_ever_been() -> None:
+    depth, empty = batch(box_on_plane()), batch(plane_depth(PLANE))
+    preprocess = make_preprocess("rgb", "depth", plane=PLANE)
+    preprocess.learn_occupancy(torch.cat([depth, depth.flip(2), empty]))
+    present = [region_of(preprocess, rgb=rgb_noise(), depth=x) for x in (depth, depth.flip(2), empty)]
+    expected = torch.stack([x for x in present if x is not None]).amax(0)
+    without = preprocess({"rgb": rgb_noise().expand(2, -1, -1, -1)}, ("rgb",))[1]
+    assert without is not None and without.shape == (1, 1, 128, 128)
+    assert torch.equal(without, expected)
+    assert not torch.equal(without, present[0]), "a part that is somewhere else now"
+
+
+def test_colour_alone_has_no_region_without_depth_in_the_model() -> None:
+    assert region_of(make_preprocess("rgb"), rgb=rgb_noise()) is None
+    keep = make_preprocess("rgb", "depth", background="keep")
+    assert keep({"rgb": rgb_noise()}, ("rgb",))[1] is None
 
 
 def test_keeping_the_background_inspects_everything() -> None:
     depth = box_on_plane()
     preprocess = make_preprocess("depth", background="keep", plane=None)
-    assert preprocess({"depth": batch(depth)})[1] is None
+    assert region_of(preprocess, depth=batch(depth)) is None
     assert float(images_of(preprocess, depth=batch(depth))[0].min()) > 0.09
 
 
@@ -222,14 +254,15 @@ def test_a_batch_gives_what_its_frames_give_alone() -> None:
     depth = box_on_plane()
     depths = torch.cat([batch(spoiled(depth, 0.0003, 0.05, seed)) for seed in range(3)])
     preprocess: Preprocess = make_preprocess("depth", "normals", plane=PLANE, range_m=(0, 0.03))
-    images, region = preprocess({"depth": depths})
+    modalities = preprocess.config.modalities
+    images, region = preprocess({"depth": depths}, modalities)
     assert region is not None
     for row in range(3):
-        alone, alone_region = preprocess({"depth": depths[row : row + 1]})
+        alone, alone_region = preprocess({"depth": depths[row : row + 1]}, modalities)
         assert alone_region is not None
         torch.testing.assert_close(region[row : row + 1], alone_region)
-        for image, other in zip(images, alone, strict=True):
-            torch.testing.assert_close(image[row : row + 1], other, rtol=1e-5, atol=1e-5)
+        for name, other in alone.items():
+            torch.testing.assert_close(images[name][row : row + 1], other, rtol=1e-5, atol=1e-5)
 
 
 def test_without_intrinsics_depth_still_works() -> None:

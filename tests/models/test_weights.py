@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edge_ad.errors import WeightsError
 from edge_ad.models import weights
 from edge_ad.models.backbones import BACKBONES
-from edge_ad.models.weights import SOURCES, load_teacher
+from edge_ad.models.weights import SOURCES, has_batch_norm_statistics, load_teacher
 
 State = dict[str, Tensor]
 
@@ -94,6 +94,31 @@ def test_resnet_weights_give_the_same_features(tmp_path: Path, state_of: Callabl
     teacher = load_teacher("resnet18", path)
     assert_same_features(network, teacher)
     assert not teacher.training
+
+
+@pytest.mark.parametrize(
+    ("state_of", "expected"),
+    [
+        pytest.param(lambda network: network.state_dict(), True, id="as trained"),
+        pytest.param(folded, False, id="folded"),
+    ],
+)
+def test_folded_weights_are_told_from_those_with_batch_norm(
+    tmp_path: Path, state_of: Callable[[nn.Module], State], expected: bool
+) -> None:
+    save_file(state_of(resnet18()), tmp_path / "resnet18.safetensors")
+    assert has_batch_norm_statistics(load_teacher("resnet18", tmp_path / "resnet18.safetensors")) is expected
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        pytest.param(BACKBONES["efficientnet_lite0"].build(), True, id="fresh"),
+        pytest.param(nn.Conv2d(3, 4, 3), False, id="no BatchNorm"),
+    ],
+)
+def test_a_network_knows_whether_it_has_statistics(network: nn.Module, expected: bool) -> None:
+    assert has_batch_norm_statistics(network) is expected
 
 
 THREE_WAYS = ("--weights FILE", "download", "--backbone efficientnet_lite0")

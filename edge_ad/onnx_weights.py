@@ -1,0 +1,90 @@
+"""Weights that several ONNX graphs share: stored once, in a safetensors file that the graphs point into.
+
+ONNX lets an initializer name a file, an offset and a length instead of holding its bytes ("external data"). A
+safetensors file is a header and then the plain bytes of its tensors, so the graphs' pointers lead right into
+it: any ONNX tool can open the graphs where they lie, and any safetensors reader the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import onnx
+import safetensors.numpy
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, numpy_helper
+
+from edge_ad.errors import BundleError
+from edge_ad.types import AnyArray
+
+SHARED_BYTES = 1024
+"""Smaller tensors stay in their graph."""
+
+
+def share_weights(models: dict[str, onnx.ModelProto], file_name: str) -> bytes:
+    """Moves the weights of all models into one file, equal ones once.
+
+    Args:
+        models: by name; changed in place.
+        file_name: of the weights, beside the models.
+
+    Returns:
+        The file's content.
+    """
+    tensors: dict[str, AnyArray] = {}
+    users: list[tuple[TensorProto, str]] = []
+    for model in models.values():
+        for tensor in model.graph.initializer:
+            array = np.ascontiguousarray(numpy_helper.to_array(tensor))
+            if array.nbytes < SHARED_BYTES:
+                continue
+            digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()[:32]
+            tensors.setdefault(digest, array)
+            users.append((tensor, digest))
+    content = safetensors.numpy.save(tensors)
+    start = 8 + int.from_bytes(content[:8], "little")
+    places = json.loads(content[8:start])
+    for tensor, digest in users:
+        first, last = places[digest]["data_offsets"]
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", file_name), ("offset", start + first), ("length", last - first)):
+            tensor.external_data.add(key=key, value=str(value))
+    return content
+
+
+def with_weights(model: bytes, weights: dict[str, bytes], source: str) -> bytes:
+    """A model that holds its weights itself.
+
+    Args:
+        model: an ONNX file's content.
+        weights: content of the files that it may point into, by name.
+        source: the model's name, for errors.
+
+    Raises:
+        BundleError: it is not ONNX, or points elsewhere.
+    """
+    try:
+        proto = onnx.load_model_from_string(model)
+    except DecodeError as error:
+        raise BundleError(f"{source} is not an ONNX model", why=str(error), remedy="export the bundle again") from error
+    changed = False
+    for tensor in proto.graph.initializer:
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        content = weights.get(entries.get("location", ""), b"")
+        offset, length = int(entries.get("offset", 0)), int(entries.get("length", 0))
+        if not 0 <= offset < offset + length <= len(content):
+            raise BundleError(
+                f"{source} has no weights for {tensor.name}",
+                why=f"it looks for them in {entries.get('location')!r}",
+                remedy="export the bundle again",
+            )
+        tensor.raw_data = content[offset : offset + length]
+        tensor.data_location = TensorProto.DEFAULT
+        del tensor.external_data[:]
+        changed = True
+    return proto.SerializeToString() if changed else model

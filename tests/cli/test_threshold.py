@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from edge_ad.bundle import read_bundle
+from edge_ad.data import Dataset
+from edge_ad.data.synthetic import write_synthetic
+from edge_ad.engine import build_engine
+from edge_ad.models.checkpoint import read_checkpoint
+from edge_ad.predictor import open_predictor
+from tests.cli.command_line import Outcome, edge_ad
+from tests.factories import make_bundle
+
+
+@pytest.fixture(scope="module")
+def captures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Frames that fit the sample graph: 20 good ones to set the threshold, 4 defective ones."""
+    root = tmp_path_factory.mktemp("captures") / "widget"
+    write_synthetic(root, train=4, validation=20, test_good=1, test_per_defect=1, size_px=64)
+    return root
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return make_bundle(tmp_path / "bundle").directory
+
+
+@pytest.fixture
+def run(trained_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained_run, tmp_path / "run"))
+
+
+def report_of(done: Outcome, mode: str = "full") -> Any:
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)["modes"][mode]
+
+
+def scores_of(model: Path, root: Path, split: str) -> list[float]:
+    from edge_ad.data import open_dataset
+
+    predictor = open_predictor(model)
+    return [predictor(item.frame).score for item in open_dataset(root).frames(split)]
+
+
+def test_without_a_rate_the_largest_good_score_is_set(bundle: Path, captures: Path) -> None:
+    before = read_bundle(bundle)
+    report = report_of(edge_ad("threshold", bundle, captures, "--json"))
+    after = read_bundle(bundle)
+    assert after.digest == before.digest
+    assert after.thresholds.modes["full"].value == pytest.approx(max(scores_of(bundle, captures, "validation")))
+    assert report["old"]["value"] == 4.0
+    assert report["new"] == after.thresholds.modes["full"].model_dump()
+    assert report["promise"].startswith("at most 140 false rejects in 1,000 at 95 % confidence, from 20 frames")
+    assert report["detection"] is None
+
+
+def test_a_rate_sets_a_lower_threshold_that_people_can_read(bundle: Path, captures: Path) -> None:
+    done = edge_ad("threshold", bundle / "model.onnx", captures, "--false-reject-rate", "0.4", "--confidence", "0.9")
+    assert done.exit_code == 0, done.stderr
+    threshold = read_bundle(bundle).thresholds.modes["full"]
+    scores = sorted(scores_of(bundle, captures, "validation"))
+    assert threshold.value == pytest.approx(scores[-5])
+    assert threshold.false_reject_bound == pytest.approx(stats.beta.ppf(0.9, 5, 16))
+    assert f"full: threshold 4.000 → {threshold.value:.3f}" in done.stdout
+    assert "at most 361 false rejects in 1,000 at 90 % confidence, from 20 frames" in done.stdout
+    assert "edge-ad build-engine" in done.stderr
+
+
+def test_with_defects_and_a_rate_the_promise_stands_and_the_catch_is_told(bundle: Path, captures: Path) -> None:
+    report = report_of(edge_ad("threshold", bundle, captures, "--false-reject-rate", "0.2", "--with-defects", "--json"))
+    plain = report_of(edge_ad("threshold", bundle, captures, "--false-reject-rate", "0.2", "--json"))
+    assert report["new"] == plain["new"]
+    assert report["detection"]["parts"] > 0
+    assert 0 <= report["detection"]["rate_bound"] <= report["detection"]["found"] / report["detection"]["parts"]
+    values = [candidate["value"] for candidate in report["candidates"]]
+    assert values == pytest.approx(sorted(scores_of(bundle, captures, "validation"), reverse=True)[:5])
+    found = [candidate["found"] for candidate in report["candidates"]]
+    assert found == sorted(found)
+
+
+def test_with_defects_and_no_rate_they_choose(run: Path, synthetic_root: Path) -> None:
+    done = edge_ad("threshold", run, synthetic_root, "--with-defects")
+    assert done.exit_code == 0, done.stderr
+    assert "best balanced accuracy on 5 good and 7 defective frames" in done.stdout
+    assert "of 7 defective parts" in done.stdout
+    assert "the largest good scores as thresholds" in done.stdout
+    assert "evaluate it on others" in done.stderr
+
+
+def test_a_run_gets_its_threshold_too(run: Path, synthetic_root: Path) -> None:
+    scores = read_checkpoint(run)[0].validation_scores["full"]
+    report = report_of(
+        edge_ad("threshold", run, synthetic_root, "--false-reject-rate", "0.6", "--confidence", "0.8", "--json")
+    )
+    assert report["new"]["value"] == pytest.approx(sorted(scores)[-2], abs=1e-4)
+    assert open_predictor(run).threshold == report["new"]["value"]
+    assert read_checkpoint(run)[0].validation_scores["full"] == scores
+
+
+def test_all_modes_of_a_model_are_set_at_once(run: Path, synthetic_root: Path) -> None:
+    modes = set(read_checkpoint(run)[0].thresholds.modes)
+    done = edge_ad("threshold", run, synthetic_root, "--mode", "all", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert set(json.loads(done.stdout)["modes"]) == modes
+
+
+@pytest.mark.slow
+def test_folds_add_the_training_frames(run: Path, synthetic_root: Path, dataset: Dataset) -> None:
+    report = report_of(edge_ad("threshold", run, synthetic_root, "--folds", "2", "--json"))
+    assert report["new"]["frames"] == len(dataset.frames("train")) + len(dataset.frames("validation"))
+    assert "without guarantee" in report["new"]["method"]
+    assert "if models trained without" in report["promise"]
+
+
+def test_an_engine_is_sent_back_to_its_bundle(bundle: Path, captures: Path, tmp_path: Path) -> None:
+    build_engine(read_bundle(bundle), tmp_path / "engine", backend="onnxruntime", precision="fp32")
+    done = edge_ad("threshold", tmp_path / "engine", captures)
+    assert done.exit_code == 4
+    assert "set the threshold on the bundle and build the engine again" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "exit_code", "text"),
+    [
+        (("--false-reject-rate", "0.05"), 2, "that takes 59"),
+        (("--false-reject-rate", "2"), 2, "--false-reject-rate is 2"),
+        (("--confidence", "95"), 2, "--confidence is 95"),
+        (("--method", "magic"), 2, "magic"),
+        (("--method", "tail"), 2, "--false-reject-rate 0.01"),
+        (("--method", "tail", "--false-reject-rate", "0.1"), 3, "20 good scores are too few"),
+        (("--mode", "sideways"), 2, "sideways"),
+        (("--mode", "rgb_only"), 4, "rgb_only"),
+        (("--folds", "3"), 2, "name the run instead"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_done_changes_nothing(
+    bundle: Path, captures: Path, options: tuple[str, ...], exit_code: int, text: str
+) -> None:
+    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    done = edge_ad("threshold", bundle, captures, *options)
+    assert done.exit_code == exit_code, done.stderr
+    assert text in done.stderr
+    assert "remedy" in done.stderr
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
