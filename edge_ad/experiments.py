@@ -149,19 +149,7 @@ def run_experiment(
     if report is not None and report.files_sha256 == digest and _same(report.experiment, experiment):
         return report.model_copy(update={"experiment": experiment})
     frames = dataset.frames("test")  # before the training, which would be in vain without them
-    torch = require("torch", extra="train")
-    from edge_ad.training import train
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    train(
-        dataset,
-        experiment.config,
-        run_dir,
-        weights_path=experiment.weights,
-        resume=True,
-        progress=lambda progress: watch(progress.stage, progress.step, progress.steps),
-    )
+    _train(experiment, dataset, run_dir, threads, watch)
     predictor = open_predictor(run_dir)
     try:
         evaluation = evaluate(
@@ -179,6 +167,22 @@ def run_experiment(
     )
     write_bytes(run_dir / REPORT, report.model_dump_json(indent=1).encode())
     return report
+
+
+def _train(experiment: Experiment, dataset: Dataset, run_dir: Path, threads: int | None, watch: Watch) -> None:
+    torch = require("torch", extra="train")
+    from edge_ad.training import train
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    train(
+        dataset,
+        experiment.config,
+        run_dir,
+        weights_path=experiment.weights,
+        resume=True,
+        progress=lambda progress: watch(progress.stage, progress.step, progress.steps),
+    )
 
 
 def read_report(run_dir: Path) -> Report | None:

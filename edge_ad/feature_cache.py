@@ -7,6 +7,7 @@ frame holds all its maps in a row.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -80,7 +81,7 @@ class FeatureCache:
 
     def _on_disk(self, count: int, numbers: int, directory: Path, progress: Callable[[int], None]) -> Tensor | None:
         """Written, not mapped, until it is whole: a disk that fills up is then an error and not a crash."""
-        path = directory / ".features.partial"
+        path = directory / f".features-{os.getpid()}.partial"
         try:
             with path.open("wb") as stream:
                 for _, block in self._blocks(count, progress):

@@ -26,6 +26,8 @@ from edge_ad.models.detector import Detector, DetectorConfig
 from edge_ad.models.layers import Features
 from edge_ad.models.method import Batch
 from edge_ad.models.weights import load_teacher
+from edge_ad.processes import Processes, joined, shared_losses, whole_batch_norm
+from edge_ad.thresholding import threshold_from_scores
 from edge_ad.training_data import (
     Category,
     Inputs,
@@ -36,7 +38,6 @@ from edge_ad.training_data import (
     learn_geometry,
     stacked_inputs,
 )
-from edge_ad.thresholding import threshold_from_scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,9 @@ def train(
 ) -> CheckpointRecord:
     """Trains a detector on good frames and writes ``run_dir/checkpoint.safetensors``.
 
+    Under ``torchrun`` its processes share the work: the first one reports and writes, see
+    ``edge_ad.processes``.
+
     Args:
         dataset: one category with train and validation frames.
         config: the run's settings.
@@ -79,6 +83,19 @@ def train(
         CheckpointError: there is a checkpoint already and ``resume`` is False, or it is of another run.
         OutputError: a checkpoint cannot be written.
     """
+    with joined(config.batch_size) as processes:
+        return _train(dataset, config, run_dir, weights_path, resume, progress, processes)
+
+
+def _train(
+    dataset: Category,
+    config: TrainConfig,
+    run_dir: Path,
+    weights_path: Path | None,
+    resume: bool,
+    progress: Callable[[Progress], None],
+    processes: Processes,
+) -> CheckpointRecord:
     path = run_dir / CHECKPOINT
     if path.exists() and not resume:
         raise CheckpointError(
@@ -104,12 +121,16 @@ def train(
     teacher = load_teacher(config.backbone, weights_path)
     method = {name: getattr(config, name) for name in MethodConfig.model_fields}
     detector = Detector(DetectorConfig(**method, input=spec, geometry=geometry), teacher)
-    trainer = _Trainer(detector, config, data, path, inputs, progress)
+    trainer = _Trainer(detector, config, data, path, inputs, progress, processes)
     trainer.learn_statistics()
     if path.exists():
         trainer.resume()
+    processes.wait()
     trainer.run()
-    return trainer.finish(validation)
+    if processes.first:
+        trainer.finish(validation)
+    processes.wait()
+    return read_checkpoint(path)[0]
 
 
 class _Trainer:
@@ -123,13 +144,15 @@ class _Trainer:
         path: Path,
         inputs: Inputs,
         progress: Callable[[Progress], None],
+        processes: Processes,
     ) -> None:
         torch.backends.cudnn.allow_tf32 = False  # the exported graph does not round to it either
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.processes, self.device = processes, processes.device
         self.detector, self.config, self.data, self.path = detector.to(self.device), config, data, path
         self.inputs, self.progress = inputs, progress
         self.count = len(next(iter(inputs.values())))
         self.batch_size = min(config.batch_size, self.count)
+        self.batch_size -= self.batch_size % processes.count
         # The students' parameters and losses are disjoint: one Adam over all is one Adam for each.
         self.optimizer = torch.optim.Adam(detector.method.parameters(), config.first_learning_rate, config.betas)
         self.step = 0
@@ -157,6 +180,7 @@ class _Trainer:
         config, batch = self.config, self.batch_size
         per_epoch = self.count // batch
         self.detector.train()
+        self.losses = shared_losses(self.detector.method, self.processes)
         started, first, saved = time.monotonic(), self.step, time.monotonic()
         while self.step < config.steps:
             epoch, index = divmod(self.step, per_epoch)
@@ -166,14 +190,16 @@ class _Trainer:
             pace = (time.monotonic() - started) / (self.step - first)
             left = pace * (config.steps - self.step)
             self.progress(Progress("training", self.step, config.steps, losses, left))
-            if time.monotonic() - saved >= config.checkpoint_every_s and self.step < config.steps:
+            due = time.monotonic() - saved >= config.checkpoint_every_s and self.step < config.steps
+            if due and self.processes.first:
                 self._save()
                 saved = time.monotonic()
+        whole_batch_norm(self.detector.method, on=False)
 
-    def finish(self, validation: Inputs) -> CheckpointRecord:
+    def finish(self, validation: Inputs) -> None:
         """The method's last touch, map statistics and scores of the validation frames, final file."""
         if self.finished:
-            return read_checkpoint(self.path)[0]
+            return
         self.progress(Progress("measuring good frames", self.step, self.config.steps))
         detector = self.detector
         detector.train()
@@ -184,7 +210,6 @@ class _Trainer:
         record = self._record(finished=True, scores=scores, thresholds=thresholds)
         golden = {f"{GOLDEN_PREFIX}{name}": x for name, x in golden_samples(validation).items()}
         write_checkpoint(self.path, record, {**detector.state_dict(), **golden})
-        return record
 
     def resume(self) -> None:
         """Takes weights, optimiser and step from the checkpoint.
@@ -228,11 +253,11 @@ class _Trainer:
             group["lr"] = config.first_learning_rate * config.final_learning_rate ** (self.step / config.steps)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            losses = self.detector.method.losses(self._batch(rows), generator)
+            losses: list[Tensor] = self.losses(self._batch(self.processes.share(rows)), generator)
         self.optimizer.zero_grad()
         torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        return tuple(float(loss.detach()) for loss in losses)
+        return self.processes.mean(losses)
 
     def _batch(self, rows: Tensor) -> Batch:
         maps = {name: [x.to(self.device) for x in group] for name, group in self.cache[rows].items()}

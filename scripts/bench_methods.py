@@ -96,9 +96,7 @@ def main(
                 run(data / product, TrainConfig.model_validate(values), weights, place, setting.controls, console)
 
 
-def run(
-    data: Path, config: TrainConfig, weights: Path | None, place: Path, controls: bool, console: Console
-) -> None:
+def run(data: Path, config: TrainConfig, weights: Path | None, place: Path, controls: bool, console: Console) -> None:
     """One run, unless it is done or another process is at it."""
     if (place / "views.json").is_file():
         return

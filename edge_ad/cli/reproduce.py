@@ -22,7 +22,9 @@ def command(
     model: Annotated[str, typer.Option(help="crd, mmrd or rd.")] = "crd",
     modalities: Annotated[str | None, typer.Option(help="As rgb,normals; by default those of the paper.")] = None,
     categories: Annotated[str | None, typer.Option(help="Some of them, with commas; by default all.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="[runs/DATASET-MODEL-MODALITIES]")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="By default runs/DATASET-MODEL-MODALITIES.")
+    ] = None,
     backbone: Annotated[str, typer.Option(help="The frozen teacher.")] = BACKBONE,
     weights: Annotated[Path | None, typer.Option(help="Teacher weights; by default the published ones.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="By default the paper's.")] = None,

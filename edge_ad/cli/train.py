@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from edge_ad.cli.console import notes, print_json, progress_bar
+from edge_ad.cli.console import notes, print_json, progress_bar, results
 from edge_ad.config import PreprocessConfig, RoiConfig, TrainConfig, read_toml, validated
 from edge_ad.data import open_dataset
 from edge_ad.errors import ConfigError
@@ -25,7 +26,12 @@ def command(
     model: Annotated[str | None, typer.Option(help="crd, mmrd, rd, fd or cmdiad, see the README.")] = None,
     backbone: Annotated[str | None, typer.Option(help="The frozen teacher, e.g. efficientnet_lite0, resnet18.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Teacher weights; by default the published ones.")] = None,
-    modalities: Annotated[str | None, typer.Option(help="Of rgb, depth, normals: two for crd and cmdiad, two or three for mmrd, one to three for rd and fd.")] = None,
+    modalities: Annotated[
+        str | None,
+        typer.Option(
+            help="Of rgb, depth, normals: two for crd, one or more for rd."
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Frames a step.")] = None,
     roi: Annotated[str | None, typer.Option(help="Part of the frame to inspect: X,Y,WIDTH,HEIGHT in pixels.")] = None,
@@ -47,6 +53,8 @@ def command(
     options = {"model": model, "backbone": backbone, "steps": steps, "batch_size": batch_size, "seed": seed}
     settings = train_config(config, options, modalities, roi)
     dataset = open_dataset(data, category=category)
+    if int(os.environ.get("RANK", "0")) > 0:
+        notes.quiet = results.quiet = True  # of the processes that torchrun started, one reports
     with progress_bar("reading frames") as bar:
         task = bar.task_ids[0]
 

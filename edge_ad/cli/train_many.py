@@ -63,8 +63,8 @@ def command(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of all runs.")] = Path("runs/many"),
     categories: Annotated[str | None, typer.Option(help="Folders of DATA, with commas; by default all.")] = None,
-    models: Annotated[str | None, typer.Option(help="As crd,rd or crd:rgb+normals,rd:depth. [crd]")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each. [1]")] = None,
+    models: Annotated[str | None, typer.Option(help="As crd,rd or crd:rgb+normals,rd:depth; by default crd.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each; by default 1.")] = None,
     backbone: Annotated[str | None, typer.Option(help="The frozen teacher.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Teacher weights; by default the published ones.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
@@ -76,7 +76,7 @@ def command(
         int | None, typer.Option(min=1, help="CPU threads of a job; by default they are shared out.")
     ] = None,
     gpus: Annotated[
-        float | None, typer.Option(min=0, help="GPUs of a job, 0.5 for half of one. [1 if there is]")
+        float | None, typer.Option(min=0, help="GPUs of a job, 0.5 for half of one; by default 1 if there is.")
     ] = None,
     retries: Annotated[int, typer.Option(min=0, help="How often a failed job is tried again.")] = 1,
     json_output: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
@@ -89,9 +89,9 @@ def command(
     started again, it goes on: finished jobs are kept. The exit code is 1 if
     a job failed in the end; the others' results are there all the same.
 
-    Instead of DATA, a file can name each experiment:
-
-    [[experiment]] data = "captures", seeds = 3, settings = {model = "rd"}
+    Instead of DATA, a TOML file can list the experiments: tables called
+    experiment with data, and if you like name, categories, seeds, weights
+    and settings (those of 'edge-ad train --config').
 
     Example: edge-ad train-many captures --models crd,rd --seeds 3 --output runs/many
     """

@@ -279,7 +279,8 @@ class SharedTeacher(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = frozen(network)
+        self.network = network
+        frozen(self)
 
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
         """Per modality a normalised image (N, 3, H, W) → per modality its three feature maps."""

@@ -21,7 +21,7 @@ def test_a_file_and_its_directory_are_the_same(rd_run: Path) -> None:
 def test_a_loaded_detector_has_the_weights_of_the_file(rd_run: Path) -> None:
     detector, record = load_detector(rd_run)
     tensors = load_file(rd_run / CHECKPOINT)
-    assert record.finished and not detector.students.training
+    assert record.finished and not any(module.training for module in detector.method.modules())
     assert all(torch.equal(value, tensors[name]) for name, value in detector.state_dict().items())
 
 
@@ -50,7 +50,7 @@ def edit(**changes: str) -> Callable[[Path], None]:
 
 def drop_a_tensor(path: Path) -> None:
     record, tensors = read_checkpoint(path)
-    tensors.pop("students.students.0.decoder.heads.0.weight")
+    tensors.pop("method.students.depth.decoder.heads.0.weight")
     save_file(tensors, path, metadata={"edge_ad": record.model_dump_json()})
 
 
@@ -65,7 +65,8 @@ def drop_a_tensor(path: Path) -> None:
             lambda path: save_file({"x": torch.zeros(1)}, path), "is not a checkpoint of edge-ad", id="foreign"
         ),
         pytest.param(edit(schema_version="version"), "schema_version|version is not valid", id="other schema"),
-        pytest.param(edit(rd="mmrd"), "model is not valid.*mmrd", id="other model"),
+        pytest.param(edit(rd="padim"), "model is not valid.*padim", id="unknown model"),
+        pytest.param(edit(rd="mmrd"), "mmrd takes 2 to 3 modalities", id="other model"),
         pytest.param(edit(efficientnet_lite0="vgg16"), "backbone is not valid.*vgg16", id="other backbone"),
         pytest.param(edit(efficientnet_lite0="resnet18"), "does not fit its own settings", id="other weights"),
         pytest.param(drop_a_tensor, "does not fit its own settings", id="a tensor less"),

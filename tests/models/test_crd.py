@@ -1,32 +1,33 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from edge_ad.config import CrdConfig
 from edge_ad.models.backbones import BACKBONES
-from edge_ad.models.crd import Crd, CrdOutputs, CrdStudent, flattened_cosine_loss
-from edge_ad.models.detector import METHODS
-from edge_ad.models.layers import Decoder, Features
-from edge_ad.models.rd import Rd, RdStudent
+from edge_ad.models.crd import Crd, CrdOutputs, CrdStudent
+from edge_ad.models.layers import Decoder
+from edge_ad.models.method import FULL, Batch, flattened_cosine_loss
+from edge_ad.models.rd import RdStudent
+from tests.models.methods import LITE, PAIR, gradient, make_batch, make_method, random_features, seeded
 
 NAMES = list(BACKBONES)
 
 
-def random_features(name: str, batch: int = 2, seed: int = 0) -> Features:
-    """As a teacher makes them of 64×64 images: three maps of 16², 8² and 4²."""
-    generator = torch.Generator().manual_seed(seed)
-    maps = [
-        torch.randn(batch, channels, 64 // stride, 64 // stride, generator=generator)
-        for channels, stride in zip(BACKBONES[name].channels, (4, 8, 16), strict=True)
-    ]
-    return maps if BACKBONES[name].signed else [x.relu() for x in maps]
+def make_crd(backbone: str = LITE, **choices: Any) -> Crd:
+    """Without modality dropout, unless asked for."""
+    model = make_method("crd", PAIR, backbone, **{"modality_dropout": 0.0, **choices})
+    assert isinstance(model, Crd)
+    return model
 
 
 def student(name: str) -> CrdStudent:
     torch.manual_seed(1)
-    return CrdStudent(BACKBONES[name])
+    return CrdStudent(BACKBONES[name], CrdConfig())
 
 
 def millions(*modules: nn.Module) -> float:
@@ -35,7 +36,7 @@ def millions(*modules: nn.Module) -> float:
 
 def test_crd_has_the_papers_sizes() -> None:
     with torch.device("meta"):
-        network = CrdStudent(BACKBONES["wide_resnet50_2"])
+        network = CrdStudent(BACKBONES["wide_resnet50_2"], CrdConfig())
     assert millions(network.tuners.filters) == pytest.approx(59.8, abs=0.05)
     assert millions(network.tuners.amplifiers) == pytest.approx(17.9, abs=0.05)
     assert millions(network.bottleneck) == pytest.approx(90.7, abs=0.05)
@@ -46,7 +47,7 @@ def test_crd_has_the_papers_sizes() -> None:
 def test_crd_has_the_papers_total_size() -> None:
     with torch.device("meta"):
         spec = BACKBONES["wide_resnet50_2"]
-        assert millions(Crd(spec), spec.build()) == pytest.approx(411.6, abs=0.1)
+        assert millions(make_crd(spec.name), spec.build()) == pytest.approx(411.6, abs=0.1)
 
 
 def test_rd_has_the_papers_sizes() -> None:
@@ -58,13 +59,15 @@ def test_rd_has_the_papers_sizes() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["crd", "rd"])
 def test_what_is_scored_has_the_teachers_shapes(method: str, name: str) -> None:
     with torch.device("meta"):
-        model = METHODS[method](BACKBONES[name])
-        features = [[torch.zeros(x.shape) for x in random_features(name)] for _ in range({"crd": 2, "rd": 1}[method])]
-        restored = model(features)
-    assert [[x.shape for x in maps] for maps in restored] == [[x.shape for x in maps] for maps in features]
+        model, batch = make_method(method, PAIR, name), make_batch(PAIR, name)
+        meta = Batch({modality: [torch.zeros(x.shape) for x in maps] for modality, maps in batch.features.items()})
+        distances = model.distances(meta, FULL)
+    assert {modality: [x.shape for x in maps] for modality, maps in distances.items()} == {
+        modality: [(2, 1, side, side) for side in (16, 8, 4)] for modality in PAIR
+    }
 
 
 def naive_distance(target: Tensor, output: Tensor) -> float:
@@ -76,48 +79,80 @@ def naive_distance(target: Tensor, output: Tensor) -> float:
     return float(np.mean(distances))
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18"])
+@pytest.mark.parametrize("name", [LITE, "resnet18"])
 def test_the_loss_is_the_papers_four_terms(name: str) -> None:
-    torch.manual_seed(1)
-    model = Crd(BACKBONES[name])
-    features = [random_features(name, seed=2), random_features(name, seed=3)]
-    losses = model.losses(features)
-    for index, loss in enumerate(losses):
-        own, other = features[index], features[1 - index]
-        outputs: CrdOutputs = model.students[index](own, other)
+    model, features = make_crd(name), make_batch(PAIR, name).features
+    losses = model.losses(Batch(features), seeded())
+    assert len(losses) == 2
+    for own, other, loss in (("rgb", "depth", losses[0]), ("depth", "rgb", losses[1])):
+        outputs: CrdOutputs = model.students[own](features[own], features[other])
         terms = [outputs.restored, outputs.mixed, outputs.filtered, outputs.amplified]
-        expected = sum(naive_distance(x, y) for term in terms for x, y in zip(own, term, strict=True))
+        expected = sum(naive_distance(x, y) for term in terms for x, y in zip(features[own], term, strict=True))
         assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
 
 
-def test_rds_loss_is_one_term() -> None:
-    torch.manual_seed(1)
-    model, own = Rd(BACKBONES["efficientnet_lite0"]), random_features("efficientnet_lite0")
-    expected = sum(naive_distance(x, y) for x, y in zip(own, model([own])[0], strict=True))
-    assert float(model.losses([own])[0].detach()) == pytest.approx(expected, rel=1e-5)
+ABLATIONS = pytest.mark.parametrize(
+    ("choices", "terms"),
+    [
+        pytest.param({"filter": False}, ("restored", "amplified", "mixed"), id="no filter"),
+        pytest.param({"amplifier": False}, ("restored", "filtered"), id="no amplifier"),
+        pytest.param({"filter": False, "amplifier": False}, ("restored",), id="neither"),
+    ],
+)
+
+
+@ABLATIONS
+def test_an_ablation_lacks_parameters_and_terms(choices: dict[str, bool], terms: tuple[str, ...]) -> None:
+    model, features = make_crd(**choices), make_batch().features
+    names = {name for name, _ in model.named_parameters()}
+    for part, there in (
+        ("tuners.filters", "filtered" in terms),
+        ("tuners.amplifiers", "amplified" in terms),
+        ("decoder.mixing", "amplified" in terms),
+    ):
+        assert {f"students.{modality}.{part}" in name for modality in PAIR for name in names} >= {there}
+        assert any(part in name for name in names) == there, part
+    for loss, (own, other) in zip(model.losses(Batch(features), seeded()), (PAIR, PAIR[::-1]), strict=True):
+        outputs: CrdOutputs = model.students[own](features[own], features[other])
+        expected = sum(
+            naive_distance(x, y) for term in terms for x, y in zip(features[own], getattr(outputs, term), strict=True)
+        )
+        assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
+        if "mixed" not in terms:
+            assert all(torch.equal(x, y) for x, y in zip(outputs.mixed, outputs.restored, strict=True))
+
+
+@ABLATIONS
+def test_an_ablation_looks_at_the_other_modality_only_through_its_tuners(
+    choices: dict[str, bool], terms: tuple[str, ...]
+) -> None:
+    model = make_crd(**choices).eval()
+    one, other = make_batch(seed=1).features, make_batch(seed=2).features
+    with torch.no_grad():
+        before = model.distances(Batch(one), FULL)["rgb"]
+        after = model.distances(Batch({"rgb": one["rgb"], "depth": other["depth"]}), FULL)["rgb"]
+    is_blind = [torch.equal(x, y) for x, y in zip(before, after, strict=True)]
+    assert is_blind == [terms == ("restored",)] * 3
+
+
+def test_the_bottleneck_of_an_ablation_is_half_as_wide() -> None:
+    with_filter, without = (make_crd(filter=there).students["rgb"].bottleneck for there in (True, False))
+    for full, half in ((with_filter.scale1[0][0], without.scale1[0][0]), (with_filter.scale2[0], without.scale2[0])):
+        assert full.in_channels == 2 * half.in_channels
 
 
 def test_each_student_is_given_its_own_modality_first() -> None:
-    torch.manual_seed(1)
-    model = Crd(BACKBONES["efficientnet_lite0"]).eval()
-    first, second = random_features("efficientnet_lite0", seed=2), random_features("efficientnet_lite0", seed=3)
-    scored = model([first, second])
-    for maps, student_, own, other in (
-        (scored[0], model.students[0], first, second),
-        (scored[1], model.students[1], second, first),
-    ):
-        for x, y in zip(maps, student_(own, other).mixed, strict=True):
+    model, features = make_crd().eval(), make_batch().features
+    scored = model.distances(Batch(features), FULL)
+    for own, other in (PAIR, PAIR[::-1]):
+        expected = model.compared(features[own], model.students[own](features[own], features[other]).mixed)
+        for x, y in zip(scored[own], expected, strict=True):
             torch.testing.assert_close(x, y)
 
 
-def gradient(module: nn.Module) -> float:
-    """The largest gradient in a module; 0 where none arrived."""
-    return max(0.0 if p.grad is None else float(p.grad.abs().max()) for p in module.parameters())
-
-
 def test_the_loss_before_mixing_does_not_reach_the_finest_mixing_scalars() -> None:
-    network = student("efficientnet_lite0")
-    own, other = random_features("efficientnet_lite0", seed=2), random_features("efficientnet_lite0", seed=3)
+    network = student(LITE)
+    own, other = random_features(LITE, seed=2), random_features(LITE, seed=3)
     torch.autograd.backward(flattened_cosine_loss(own, network(own, other).restored))
     assert network.decoder.mixing is not None and network.decoder.mixing.grad is not None
     reached = network.decoder.mixing.grad.abs().amax(1) > 0
@@ -126,8 +161,8 @@ def test_the_loss_before_mixing_does_not_reach_the_finest_mixing_scalars() -> No
 
 @pytest.mark.parametrize("term", ["restored", "mixed"])
 def test_both_student_losses_train_filter_and_amplifier(term: str) -> None:
-    network = student("efficientnet_lite0")
-    own, other = random_features("efficientnet_lite0", seed=2), random_features("efficientnet_lite0", seed=3)
+    network = student(LITE)
+    own, other = random_features(LITE, seed=2), random_features(LITE, seed=3)
     torch.autograd.backward(flattened_cosine_loss(own, getattr(network(own, other), term)))
     # The finest amplifier joins after the last stage, so only the mix depends on it.
     expected = [term == "mixed", True, True]
@@ -136,23 +171,24 @@ def test_both_student_losses_train_filter_and_amplifier(term: str) -> None:
 
 
 def test_tuner_losses_train_only_their_tuner() -> None:
-    network = student("efficientnet_lite0")
-    own, other = random_features("efficientnet_lite0", seed=2), random_features("efficientnet_lite0", seed=3)
+    network = student(LITE)
+    own, other = random_features(LITE, seed=2), random_features(LITE, seed=3)
     torch.autograd.backward(flattened_cosine_loss(own, network(own, other).filtered))
     assert all(gradient(tuner) > 0 for tuner in network.tuners.filters)
     untouched = (network.tuners.amplifiers, network.bottleneck, network.decoder)
     assert [gradient(module) for module in untouched] == [0, 0, 0]
 
 
-def test_students_share_nothing() -> None:
-    model = Crd(BACKBONES["efficientnet_lite0"])
-    features = [random_features("efficientnet_lite0", seed=2), random_features("efficientnet_lite0", seed=3)]
-    torch.autograd.backward(model.losses(features)[0])
-    assert gradient(model.students[0]) > 0
-    assert gradient(model.students[1]) == 0
+@pytest.mark.parametrize("dropout", [0.0, 0.9])
+def test_students_share_nothing(dropout: float) -> None:
+    """A hallucination comes from the other student, and teaches it nothing."""
+    model = make_crd(modality_dropout=dropout)
+    torch.autograd.backward(model.losses(make_batch(count=4), seeded())[0])
+    assert gradient(model.students["rgb"]) > 0
+    assert gradient(model.students["depth"]) == 0
 
 
-@pytest.mark.parametrize(("name", "may_be_negative"), [("efficientnet_lite0", True), ("resnet18", False)])
+@pytest.mark.parametrize(("name", "may_be_negative"), [(LITE, True), ("resnet18", False)])
 def test_outputs_are_signed_as_the_teachers_are(name: str, may_be_negative: bool) -> None:
     outputs = student(name)(random_features(name, seed=2), random_features(name, seed=3))
     for kind in ("filtered", "amplified", "restored", "mixed"):
@@ -162,9 +198,9 @@ def test_outputs_are_signed_as_the_teachers_are(name: str, may_be_negative: bool
 
 def test_mixing_starts_even_and_follows_its_softmax() -> None:
     torch.manual_seed(1)
-    spec = BACKBONES["efficientnet_lite0"]
+    spec = BACKBONES[LITE]
     decoder, embedding = Decoder(spec, mixed=True).eval(), torch.randn(1, 2 * spec.decoder_widths[2], 2, 2)
-    amplified = random_features("efficientnet_lite0", batch=1)
+    amplified = random_features(LITE, batch=1)
     assert decoder.mixing is not None
     for logits, shares in (([0.0, 0.0], (0.5, 0.5)), ([np.log(3.0), 0.0], (0.75, 0.25))):
         with torch.no_grad():

@@ -91,6 +91,35 @@ def test_deep_features_have_the_adapted_statistics() -> None:
         torch.testing.assert_close(maps[0].mean((0, 2, 3)), torch.zeros(24), atol=1e-2, rtol=0)
 
 
+def test_a_silent_channel_keeps_a_share_of_the_pretrained_variance() -> None:
+    """A flat image says nothing: every variance of it is 0."""
+    network = pretrained()
+    teacher = SiameseTeacher(network, PAIR)
+    flat = images() | {"depth": torch.full((4, 3, 64, 64), 0.3)}
+    teacher.adapt(lambda _: [flat], 1)
+    before = network.get_buffer("layer3.1.bn2.running_var")
+    variance = {name: teacher.networks[name].get_buffer("bn1.running_var") for name in PAIR}
+    assert bool((teacher.networks["depth"].get_buffer("layer3.1.bn2.running_var") >= SILENT_SHARE * before).all())
+    # The frame's edge is all that the stem sees of a flat image.
+    with torch.no_grad():
+        own = {name: network.get_submodule("conv1")(flat[name]).var((0, 2, 3)) for name in PAIR}
+    floor = SILENT_SHARE * network.get_buffer("bn1.running_var")
+    for name in PAIR:
+        torch.testing.assert_close(variance[name], torch.maximum(own[name], floor), rtol=1e-4, atol=1e-7)
+    assert bool((own["depth"] < floor).any()), "otherwise nothing was tested"
+
+
+def test_each_pass_is_asked_for_by_its_number() -> None:
+    asked: list[int] = []
+
+    def batches(number: int) -> list[dict[str, Tensor]]:
+        asked.append(number)
+        return [images(count=2)]
+
+    SiameseTeacher(pretrained(), PAIR).adapt(batches, 3)
+    assert asked == [0, 1, 2]
+
+
 def test_no_pass_leaves_the_statistics() -> None:
     teacher = SiameseTeacher(pretrained(), PAIR)
     before = states(teacher)
