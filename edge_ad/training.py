@@ -19,11 +19,10 @@ from edge_ad.bundle import Thresholds, TrainingData
 from edge_ad.config import MethodConfig, TrainConfig
 from edge_ad.errors import CheckpointError, ConfigError, OutputError
 from edge_ad.feature_cache import FeatureCache, Maps
-from edge_ad.models.anomaly_map import AnomalyHead
+from edge_ad.head_statistics import learn_head
 from edge_ad.models.backbones import BACKBONES
 from edge_ad.models.checkpoint import CHECKPOINT, GOLDEN_PREFIX, CheckpointRecord, read_checkpoint, write_checkpoint
 from edge_ad.models.detector import Detector, DetectorConfig
-from edge_ad.models.layers import Features
 from edge_ad.models.method import Batch
 from edge_ad.models.weights import load_teacher
 from edge_ad.processes import Processes, joined, shared_losses, whole_batch_norm
@@ -205,7 +204,7 @@ class _Trainer:
         detector.train()
         detector.method.finish(self._batches)
         detector.eval()
-        scores = {mode: self._learn_head(mode, validation) for mode in detector.method.modes}
+        scores = {mode: learn_head(detector, mode, validation) for mode in detector.method.modes}
         thresholds = Thresholds(modes={mode: threshold_from_scores(values) for mode, values in scores.items()})
         record = self._record(finished=True, scores=scores, thresholds=thresholds)
         golden = {f"{GOLDEN_PREFIX}{name}": x for name, x in golden_samples(validation).items()}
@@ -294,26 +293,6 @@ class _Trainer:
         if self.detector.method.needs_images:
             maps |= {f"image {name}": [image] for name, image in images.items()}
         return maps
-
-    def _learn_head(self, mode: str, validation: Inputs) -> tuple[float, ...]:
-        """Map statistics of a mode from the good validation frames, and their scores."""
-        detector = self.detector
-        modalities = detector.method.modes[mode]
-        names = self.config.preprocess.inputs_for(modalities)
-        found: dict[str, list[Features]] = {}
-        regions = []
-        with torch.no_grad():
-            for row in range(len(next(iter(validation.values())))):
-                one = {name: validation[name][row : row + 1].to(self.device) for name in names}
-                batch, region = detector.batch(one, modalities)
-                for name, maps in detector.method.distances(batch, mode).items():
-                    found.setdefault(name, []).append(maps)
-                regions += [] if region is None else [region]
-            distances = {name: [torch.cat(x) for x in zip(*parts, strict=True)] for name, parts in found.items()}
-            region = torch.cat(regions) if regions else None
-            head: AnomalyHead = detector.heads[mode]  # type: ignore[assignment]
-            head.learn(distances, region)
-            return tuple(float(score) for score in head(distances, region)[1].double())
 
     def _record(
         self,

@@ -44,6 +44,7 @@ def category(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_tried_again_and_the_others_go_on(category: Path, tmp_path: Path) -> None:
     for name in ("mended", "hopeless"):
         shutil.copytree(category, tmp_path / name)
@@ -75,6 +76,7 @@ def test_a_failed_job_is_tried_again_and_the_others_go_on(category: Path, tmp_pa
     assert addresses == {"127.0.0.1"}
 
 
+@pytest.mark.slow
 def test_a_job_whose_process_dies_is_a_failure(category: Path, tmp_path: Path) -> None:
     killed = threading.Event()
 

@@ -28,9 +28,7 @@ def command(
     weights: Annotated[Path | None, typer.Option(help="Teacher weights; by default the published ones.")] = None,
     modalities: Annotated[
         str | None,
-        typer.Option(
-            help="Of rgb, depth, normals: two for crd, one or more for rd."
-        ),
+        typer.Option(help="Of rgb, depth, normals: two for crd, one or more for rd."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Frames a step.")] = None,

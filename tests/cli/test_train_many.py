@@ -62,6 +62,7 @@ def parts(category: Path, tmp_path: Path) -> Path:
     return tmp_path / "parts"
 
 
+@pytest.mark.slow
 def test_stopped_and_started_again_it_goes_on(parts: Path, tmp_path: Path) -> None:
     """One experiment is finished and one is not when Ctrl-C comes; then the second one fails, and the first is kept."""
     output, path = tmp_path / "runs", tmp_path / "many.toml"
