@@ -17,7 +17,7 @@ from edge_ad.backends.onnxruntime import OnnxRuntimeBackend
 from edge_ad.backends.tensorrt.loader import require_driver
 from edge_ad.bundle import Bundle, Threshold, Thresholds, file_digest, read_bundle
 from edge_ad.engine import EngineManifest, build_engine, check_golden, load_engine, read_engine
-from edge_ad.errors import ConfigError, EngineError
+from edge_ad.errors import BundleError, ConfigError, EngineError
 from edge_ad.types import AnyArray
 from tests.factories import make_bundle, make_feeds
 
@@ -403,7 +403,7 @@ def test_a_batch_of_none_is_a_wrong_setting(bundle: Bundle, tmp_path: Path) -> N
 
 def test_a_bundle_that_changed_after_it_was_opened_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     make_bundle(bundle.directory, seed=8)
-    with pytest.raises(EngineError, match="changed since it was opened"):
+    with pytest.raises(BundleError, match="changed since it was opened"):
         build_engine(bundle, tmp_path / "engine", backend="onnxruntime", precision="fp32")
 
 

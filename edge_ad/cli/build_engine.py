@@ -20,7 +20,7 @@ def command(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of a bundle.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Directory of the engine. [engines/NAME-BACKEND-PRECISION]"),
+        typer.Option("--output", "-o", help="Directory of the engine (engines/NAME-BACKEND-PRECISION)."),
     ] = None,
     backend: Annotated[str, typer.Option(help="auto, onnxruntime or tensorrt.")] = "auto",
     precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,7 @@ from edge_ad.evaluation import evaluate
 from edge_ad.extras import require
 from edge_ad.files import write_bytes
 from edge_ad.predictor import Predictor, open_predictor
+from edge_ad.report.page import report_html
 from edge_ad.runtime.loop import RunSummary, run
 from edge_ad.sinks.images import OverlaySink
 from edge_ad.sinks.jsonl import JsonLinesSink
@@ -82,7 +84,7 @@ def command(
     predictor.close()
     _print_live(seen.inspections, summary)
     clock.print()
-    notes.print(f"[green]done[/]  look at {escape(str(output))}/contact_sheet.png and live/overlays beside it")
+    notes.print(f"[green]done[/]  look at {escape(str(output))}/report.html, contact_sheet.png and live/overlays")
     again = f"edge-ad run --engine {engine_dir} --camera 'synthetic://?fps={fps}'"
     notes.print(f"  again:  [bold]{escape(again)}[/]", soft_wrap=True)
 
@@ -130,6 +132,9 @@ def _evaluate(clock: _Clock, run_dir: Path, data: Path, output: Path) -> None:
         frames = open_dataset(data).frames("test")
         evaluation = evaluate(predictor, frames, predictor.threshold, advance, roi=predictor.spec.roi)
     write_png(output / "contact_sheet.png", evaluation.sheet("Synthetic housing: what the model sees"))
+    now = datetime.now(timezone.utc)
+    page = report_html(evaluation, category="synthetic housing", description=predictor.description, when=now)
+    write_bytes(output / "report.html", page.encode())
     write_bytes(run_dir / "evaluation.json", json.dumps(evaluation.report(), indent=1).encode())
     print_evaluation(evaluation, f"synthetic housing, {predictor.description}")
 

@@ -37,7 +37,7 @@ def command(
     category: Annotated[str | None, typer.Option(help="Folder of DATA, where it holds several products.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Where report.html, contact_sheet.png and evaluation.json go. [MODEL]"),
+        typer.Option("--output", "-o", help="Where report.html, contact_sheet.png and evaluation.json go (MODEL)."),
     ] = None,
     mode: Annotated[
         str | None, typer.Option(help="full, rgb_only or 3d_only; by default full, or what the engine was built for.")

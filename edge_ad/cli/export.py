@@ -16,7 +16,7 @@ from edge_ad.extras import require
 
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished training run.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Directory of the bundle. [RUN/bundle]")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Directory of the bundle (RUN/bundle).")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Writes a bundle: ONNX graphs, manifest, threshold and golden samples.

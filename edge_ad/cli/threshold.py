@@ -79,7 +79,7 @@ def command(
     category: Annotated[str | None, typer.Option(help="Folder of DATA, where it holds several products.")] = None,
     mode: Annotated[str, typer.Option(help="full, rgb_only, 3d_only, or all that the model has.")] = "full",
     false_reject_rate: Annotated[
-        float | None, typer.Option(help="Share of good parts that may be rejected, e.g. 0.05. [the least possible]")
+        float | None, typer.Option(help="Share of good parts that may be rejected, e.g. 0.05 (the least possible).")
     ] = None,
     confidence: Annotated[float, typer.Option(help="With which no more are rejected.")] = CONFIDENCE,
     method: Annotated[

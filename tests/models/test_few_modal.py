@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -68,9 +70,8 @@ def naive_hallucination(model: Crd, missing: str, own: Features) -> Features:
 
 def naive_mix(student: nn.Module, own: Features, other: Features) -> Features:
     """The student, put together of its layers again."""
-    filters, amplifiers = (
-        list(student.get_submodule(f"tuners.{kind}").children()) for kind in ("filters", "amplifiers")
-    )
+    filters = list(student.get_submodule("tuners.filters").children())
+    amplifiers = list(student.get_submodule("tuners.amplifiers").children())
     fused = [torch.cat([x, tuner(y)], 1) for x, y, tuner in zip(own, other, filters, strict=True)]
     x, mixed = student.get_submodule("bottleneck")(fused), []
     for step, level in enumerate((2, 1, 0)):
@@ -96,14 +97,13 @@ def test_a_mode_is_amplifier_scale_student_and_its_own_head(
         target = detector.scaling.one(own, raw)
         mixed = naive_mix(model.students[own], target, naive_hallucination(model, other, target))
         expected, _, _ = detector.heads[mode]({own: model.compared(target, mixed)}, region)
-        full_head = detector.heads[FULL](
-            {own: model.compared(target, mixed), other: model.compared(target, target)}, region
-        )
+        distances = {own: model.compared(target, mixed), other: model.compared(target, target)}
+        of_full_mode = detector.heads[FULL](distances, region)[2][own]
     assert region is not None and region.shape[0] == (1 if mode == "rgb_only" else 2)
     torch.testing.assert_close(anomaly_map, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(only_map, anomaly_map)
     torch.testing.assert_close(score, expected.amax((1, 2)), rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(full_head[2][own], expected, atol=1e-2), "the mode has statistics of its own"
+    assert not torch.allclose(of_full_mode, expected, atol=1e-2), "the mode has statistics of its own"
 
 
 def test_scales_are_the_least_squares_solution_over_the_training_set() -> None:
@@ -129,16 +129,14 @@ def test_scales_are_the_least_squares_solution_over_the_training_set() -> None:
             assert scale != 1
 
 
-@pytest.mark.parametrize(
-    "choices", [{"modality_dropout": 0.0}, {"amplifier": False}], ids=["no dropout", "no amplifier"]
-)
+@pytest.mark.parametrize("choices", [{"modality_dropout": 0.0}, {"amplifier": False}], ids=["dropout", "amplifier"])
 def test_without_modes_no_scale_is_fitted(choices: dict[str, float]) -> None:
     model = make_crd(**choices)
     model.finish(lambda: [make_batch()])
     assert all(model.get_buffer(f"scale_{name}").tolist() == [1, 1, 1] for name in PAIR)
 
 
-def macs(module: nn.Module, *arguments: object) -> int:
+def macs(module: Callable[..., object], *arguments: object) -> int:
     """Multiply-accumulates of all convolutions and matrix products."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(*arguments)
@@ -152,7 +150,7 @@ def test_the_missing_sensor_is_not_computed(detector: Detector, mode: str, own: 
     student = macs(model.get_submodule(f"students.{own}"), maps, maps)
     amplifiers = [(model.get_submodule(f"students.{other}.tuners.amplifiers.{i}"), maps[i]) for i in range(3)]
     amplifier = sum(macs(module, x) for module, x in amplifiers)
-    blur = 2 * 33 * 64 * 64
+    blur = macs(detector.heads[mode].blur, torch.zeros(1, 1, 64, 64))
     both = macs(detector.operating(FULL), arrays("rgb", 1), arrays("depth", 1))
     one = macs(detector.operating(mode), arrays(own, 1))
     assert both == 2 * (teacher + student + blur)
@@ -172,7 +170,7 @@ def naive_loss(model: Crd, name: str, own: Features, assist: Features) -> float:
 def test_dropped_frames_get_the_scaled_hallucination() -> None:
     share, count = 0.5, 4
     model, batch = make_crd(modality_dropout=share), make_batch(count=count)
-    losses, draws = model.losses(batch, seeded(3)), seeded(3)
+    losses, draws = model.losses(batch, seeded(1)), seeded(1)
     for loss, (own, other) in zip(losses, (PAIR, PAIR[::-1]), strict=True):
         dropped = torch.rand(count, 1, 1, 1, generator=draws) < share
         assert 0 < int(dropped.sum()) < count, "some, not all"
