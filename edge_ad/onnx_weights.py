@@ -76,7 +76,8 @@ def with_weights(model: bytes, weights: dict[str, bytes], source: str) -> bytes:
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
         content = weights.get(entries.get("location", ""), b"")
-        offset, length = int(entries.get("offset", 0)), int(entries.get("length", 0))
+        numbers = (entries.get(key, "0") for key in ("offset", "length"))
+        offset, length = (int(number) if number.isdecimal() else -1 for number in numbers)
         if not 0 <= offset < offset + length <= len(content):
             raise BundleError(
                 f"{source} has no weights for {tensor.name}",

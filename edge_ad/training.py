@@ -153,7 +153,7 @@ class _Trainer:
         self.batch_size = min(config.batch_size, self.count)
         self.batch_size -= self.batch_size % processes.count
         # The students' parameters and losses are disjoint: one Adam over all is one Adam for each.
-        self.optimizer = torch.optim.Adam(detector.method.parameters(), config.first_learning_rate, config.betas)
+        self.optimizer = torch.optim.Adam(detector.method.parameters(), config.learning_rate, config.betas)
         self.step = 0
         self.finished = False
 
@@ -249,7 +249,7 @@ class _Trainer:
         """One optimiser step on the frames ``rows``; returns each student's loss."""
         config = self.config
         for group in self.optimizer.param_groups:
-            group["lr"] = config.first_learning_rate * config.final_learning_rate ** (self.step / config.steps)
+            group["lr"] = config.learning_rate * config.final_learning_rate ** (self.step / config.steps)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             losses: list[Tensor] = self.losses(self._batch(self.processes.share(rows)), generator)

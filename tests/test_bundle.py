@@ -15,9 +15,9 @@ from tests.factories import make_bundle
 
 
 @pytest.fixture
-def copy(rd_bundle_directory: Path, tmp_path: Path) -> Path:
-    """A bundle that a test may damage."""
-    return Path(shutil.copytree(rd_bundle_directory, tmp_path / "bundle"))
+def copy(bundle_directory: Path, tmp_path: Path) -> Path:
+    """A bundle with several modes that a test may damage."""
+    return Path(shutil.copytree(bundle_directory, tmp_path / "bundle"))
 
 
 def with_threshold(bundle: Bundle, value: float) -> None:
@@ -40,11 +40,13 @@ def test_the_digest_is_of_all_but_the_thresholds(copy: Path, tmp_path: Path) -> 
     assert make_bundle(tmp_path / "one", seed=1).digest != make_bundle(tmp_path / "two", seed=2).digest
 
 
-def flip_a_byte(bundle: Path) -> None:
-    path = bundle / "model.onnx"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+def flipped(name: str) -> Callable[[Path], None]:
+    def flip_a_byte(bundle: Path) -> None:
+        content = bytearray((bundle / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (bundle / name).write_bytes(content)
+
+    return flip_a_byte
 
 
 def manifest_with(**changes: object) -> Callable[[Path], None]:
@@ -60,7 +62,7 @@ def manifest_with(**changes: object) -> Callable[[Path], None]:
 
 def unsealed_edit(bundle: Path) -> None:
     path = bundle / "manifest.json"
-    path.write_text(path.read_text().replace("uint16_planes", "float32_m").replace('"rd"', '"crd"'))
+    path.write_text(path.read_text().replace("uint16_planes", "float32_m").replace('"crd"', '"rd"'))
 
 
 def unlisted(name: str) -> Callable[[Path], None]:
@@ -80,11 +82,12 @@ def escaping(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        pytest.param(flip_a_byte, r"model\.onnx is not the file that was exported", id="flipped byte"),
+        pytest.param(flipped("model.onnx"), r"model\.onnx is not the file that was exported", id="flipped byte"),
         pytest.param(
             lambda b: (b / "thresholds.json").write_text("{}"), r"thresholds\.json is not the file", id="edited"
         ),
-        pytest.param(lambda b: (b / "student_depth.onnx").unlink(), r"student_depth\.onnx is missing", id="missing"),
+        pytest.param(lambda b: (b / "student_rgb.onnx").unlink(), r"student_rgb\.onnx is missing", id="missing"),
+        pytest.param(flipped("weights.safetensors"), r"weights\.safetensors is not the file", id="flipped weight"),
         pytest.param(unsealed_edit, r"manifest\.json was edited", id="edited manifest"),
         pytest.param(lambda b: (b / "manifest.json").unlink(), r"it has no manifest\.json", id="no manifest"),
         pytest.param(lambda b: (b / "manifest.json").write_text("{"), r"manifest\.json: .* not valid", id="not JSON"),
@@ -92,6 +95,10 @@ def escaping(bundle: Path) -> None:
         pytest.param(manifest_with(extra=1), r"manifest\.json: extra is not valid", id="unknown field"),
         pytest.param(lambda b: (b / "manifest.json").write_text("[1]"), r"manifest\.json: ", id="foreign"),
         pytest.param(unlisted("golden.safetensors"), r"does not list golden\.safetensors", id="unlisted"),
+        pytest.param(unlisted("model_rgb_only.onnx"), r"does not list model_rgb_only\.onnx", id="unlisted mode"),
+        pytest.param(
+            unlisted("golden_3d_only.safetensors"), r"does not list golden_3d_only\.safetensors", id="golden of a mode"
+        ),
         pytest.param(escaping, r"lists '\.\./model\.onnx'", id="outside"),
     ],
 )

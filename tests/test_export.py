@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from edge_ad import export
 from edge_ad.backends.golden import check_golden
 from edge_ad.backends.onnxruntime import OnnxRuntimeBackend
-from edge_ad.bundle import read_bundle
+from edge_ad.bundle import FULL, golden_name, model_name, read_bundle
 from edge_ad.errors import BundleError, CheckpointError, OutputError
 from edge_ad.export import export_bundle
 from edge_ad.models.anomaly_map import cosine_distance
@@ -23,7 +23,16 @@ from edge_ad.types import AnyArray
 
 Arrays = dict[str, AnyArray]
 
-CRD_GRAPHS = {"model", "teacher", "tuner_rgb", "tuner_normals", "student_rgb", "student_normals"}
+CRD_GRAPHS = {
+    "model",
+    "model_rgb_only",
+    "model_3d_only",
+    "teacher",
+    "tuner_rgb",
+    "tuner_normals",
+    "student_rgb",
+    "student_normals",
+}
 RD_GRAPHS = {"model", "teacher", "student_depth"}
 BUNDLES = pytest.mark.parametrize(
     "bundle", ["bundle_directory", "rd_bundle_directory"], indirect=True, ids=["crd", "rd"]
@@ -36,8 +45,8 @@ def bundle(request: pytest.FixtureRequest) -> Path:
     return path
 
 
-def golden_of(bundle: Path) -> tuple[Arrays, Arrays]:
-    tensors = safetensors.numpy.load_file(bundle / "golden.safetensors")
+def golden_of(bundle: Path, mode: str = FULL) -> tuple[Arrays, Arrays]:
+    tensors = safetensors.numpy.load_file(bundle / golden_name(mode))
     inputs, outputs = (
         {name.removeprefix(kind): x for name, x in tensors.items() if name.startswith(kind)}
         for kind in ("input.", "output.")
@@ -46,7 +55,8 @@ def golden_of(bundle: Path) -> tuple[Arrays, Arrays]:
 
 
 def run(path: Path, feeds: Arrays) -> Arrays:
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    """From its path, as its weights lie in a file beside it."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, feeds), strict=True))
 
@@ -58,14 +68,25 @@ def test_a_bundle_has_every_graph(bundle_directory: Path, rd_bundle_directory: P
         assert manifest.parity.keys() == graphs
         assert max(manifest.parity.values()) <= 1e-4
         assert set(manifest.files) == {path.name for path in directory.iterdir()} - {"manifest.json"}
+        modes = {f"golden_{name}.safetensors" for name in ("rgb_only", "3d_only") if f"model_{name}" in graphs}
+        others = modes | {"golden.safetensors", "thresholds.json", "weights.safetensors"}
+        assert set(manifest.files) == {f"{name}.onnx" for name in graphs} | others
 
 
 def test_the_manifest_describes_the_graph(bundle_directory: Path, trained_run: Path) -> None:
     manifest = read_bundle(bundle_directory).manifest
-    backend = OnnxRuntimeBackend(bundle_directory / "model.onnx")
-    assert manifest.tensor_specs() == (backend.inputs, backend.outputs)
-    assert [tensor.name for tensor in manifest.outputs] == ["anomaly_map", "score", "map_rgb", "map_normals"]
+    assert {name: mode.modalities for name, mode in manifest.modes.items()} == {
+        "full": ("rgb", "normals"),
+        "rgb_only": ("rgb",),
+        "3d_only": ("normals",),
+    }
+    for name, mode in manifest.modes.items():
+        backend = OnnxRuntimeBackend(bundle_directory / model_name(name))
+        assert mode.tensor_specs() == (backend.inputs, backend.outputs)
+        maps = [f"map_{modality}" for modality in mode.modalities]
+        assert [tensor.name for tensor in mode.outputs] == ["anomaly_map", "score", *maps]
     record = read_checkpoint(trained_run)[0]
+    assert read_bundle(bundle_directory).thresholds == record.thresholds
     assert (manifest.model, manifest.backbone, manifest.modalities) == ("crd", "efficientnet_lite0", ("rgb", "normals"))
     assert manifest.input == record.detector.input
     assert manifest.training_data == record.data
@@ -74,17 +95,78 @@ def test_the_manifest_describes_the_graph(bundle_directory: Path, trained_run: P
 
 @BUNDLES
 def test_golden_answers_are_pytorchs_and_onnxs(bundle: Path, trained_run: Path, rd_run: Path) -> None:
-    inputs, expected = golden_of(bundle)
-    run_dir = rd_run if read_bundle(bundle).manifest.model == "rd" else trained_run
-    detector, _ = load_detector(run_dir)
-    with torch.no_grad():
-        answers = detector(*(torch.from_numpy(inputs[name]) for name in detector.input_names))
-    given = run(bundle / "model.onnx", inputs)
-    for name, answer in zip(detector.output_names, answers, strict=True):
-        np.testing.assert_allclose(answer.numpy(), expected[name], atol=1e-5)
-        np.testing.assert_allclose(given[name], expected[name], atol=1e-4)
-    assert expected["score"][2] > expected["score"][:2].max()
-    assert check_golden(OnnxRuntimeBackend(bundle / "model.onnx"), bundle / "golden.safetensors", "fp32", 3) <= 1e-4
+    manifest = read_bundle(bundle).manifest
+    detector, _ = load_detector(rd_run if manifest.model == "rd" else trained_run)
+    assert list(manifest.modes) == list(detector.method.modes)
+    for mode in manifest.modes:
+        inputs, expected = golden_of(bundle, mode)
+        graph, path = detector.operating(mode), bundle / model_name(mode)
+        with torch.no_grad():
+            answers = graph(*(torch.from_numpy(inputs[name]) for name in graph.input_names))
+        given = run(path, inputs)
+        for name, answer in zip(graph.output_names, answers, strict=True):
+            np.testing.assert_allclose(answer.numpy(), expected[name], atol=1e-5)
+            np.testing.assert_allclose(given[name], expected[name], atol=1e-4)
+        assert expected["score"][2] > expected["score"][:2].max()
+        assert check_golden(OnnxRuntimeBackend(path), bundle / golden_name(mode), "fp32", 3) <= 1e-4
+
+
+def nodes(path: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(path, load_external_data=False).graph.node]
+
+
+@pytest.mark.parametrize(("mode", "sensor"), [("rgb_only", "rgb"), ("3d_only", "depth")])
+def test_a_mode_neither_reads_nor_computes_the_missing_sensor(bundle_directory: Path, mode: str, sensor: str) -> None:
+    whole, part = bundle_directory / "model.onnx", bundle_directory / model_name(mode)
+    assert [x.name for x in onnx.load(part).graph.input] == [sensor]
+    assert len(nodes(part)) < 0.8 * len(nodes(whole))
+    convolutions = [sum("Conv" in kind for kind in nodes(path)) for path in (whole, part)]
+    # The teacher (47 with its stem) is there once in either graph; a student (of 62, with 9 in the amplifiers
+    # that the other one lends) and a blur of two are not.
+    assert convolutions[1] < 0.8 * convolutions[0]
+    shapes = {tuple(tensor.dims) for tensor in onnx.load(part).graph.initializer}
+    assert (32, 3, 3, 3) in shapes, "one teacher"
+    inputs, expected = golden_of(bundle_directory, mode)
+    assert list(inputs) == [sensor] and expected["anomaly_map"].shape == (3, 64, 64)
+
+
+@BUNDLES
+def test_weights_are_stored_once(bundle: Path) -> None:
+    """The graphs point into one file, which is about as large as what PyTorch holds."""
+    stored = (bundle / "weights.safetensors").stat().st_size
+    referenced = 0
+    for path in bundle.glob("*.onnx"):
+        for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+            entries = {entry.key: entry.value for entry in tensor.external_data}
+            assert entries.get("location", "weights.safetensors") == "weights.safetensors"
+            referenced += int(entries.get("length", 0))
+        assert path.stat().st_size < 500_000, path.name
+    assert stored < 0.55 * referenced
+    tensors = safetensors.numpy.load_file(bundle / "weights.safetensors")
+    contents = [(x.shape, x.tobytes()) for x in tensors.values()]
+    assert len(set(contents)) == len(contents)
+
+
+@BUNDLES
+def test_a_bundles_model_is_whole_in_itself(bundle: Path, tmp_path: Path) -> None:
+    opened = read_bundle(bundle)
+    for mode in opened.manifest.modes:
+        alone = tmp_path / model_name(mode)
+        alone.write_bytes(opened.model(mode))
+        inputs, _ = golden_of(bundle, mode)
+        beside = run(bundle / model_name(mode), inputs)
+        for name, x in run(alone, inputs).items():
+            np.testing.assert_array_equal(x, beside[name])
+
+
+@pytest.mark.parametrize("mode", ["rgb_only", "nonsense"])
+def test_a_mode_that_a_bundle_lacks_is_named(rd_bundle_directory: Path, mode: str) -> None:
+    bundle = read_bundle(rd_bundle_directory)
+    for asked in (bundle.model, bundle.mode):
+        with pytest.raises(
+            BundleError, match=rf"{bundle.directory} has no mode {mode}. its model was trained for full"
+        ):
+            asked(mode)
 
 
 @BUNDLES
@@ -109,6 +191,8 @@ def test_graphs_have_the_named_inputs_and_outputs(bundle_directory: Path, rd_bun
     tuned = [f"{kind}_{s}" for kind in ("filtered", "amplified") for s in scales]
     expected = {
         "model": (["rgb", "depth"], ["anomaly_map", "score", "map_rgb", "map_normals"]),
+        "model_rgb_only": (["rgb"], ["anomaly_map", "score", "map_rgb"]),
+        "model_3d_only": (["depth"], ["anomaly_map", "score", "map_normals"]),
         "teacher": (["image"], list(scales)),
         "tuner_rgb": (other, tuned),
         "tuner_normals": (other, tuned),
@@ -124,10 +208,11 @@ def test_graphs_have_the_named_inputs_and_outputs(bundle_directory: Path, rd_bun
 
 @BUNDLES
 def test_the_teacher_is_in_the_graph_once(bundle: Path) -> None:
-    graph = onnx.load(bundle / "model.onnx").graph
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    stems = [node for node in graph.node if node.op_type == "Conv" and shapes.get(node.input[1]) == (32, 3, 3, 3)]
-    assert len(stems) == 1
+    for mode in read_bundle(bundle).manifest.modes:
+        graph = onnx.load(bundle / model_name(mode)).graph
+        shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+        stems = [node for node in graph.node if node.op_type == "Conv" and shapes.get(node.input[1]) == (32, 3, 3, 3)]
+        assert len(stems) == 1
 
 
 @BUNDLES
@@ -145,30 +230,28 @@ def test_chained_components_are_the_fused_model(bundle_directory: Path, trained_
     detector, _ = load_detector(trained_run)
     inputs, expected = golden_of(bundle_directory)
     with torch.no_grad():
-        images, region = detector.preprocess({name: torch.from_numpy(x) for name, x in inputs.items()})
-        raw = detector.teacher_features(images)
+        arrays = {name: torch.from_numpy(x) for name, x in inputs.items()}
+        images, region = detector.preprocess(arrays, ("rgb", "normals"))
+        raw = detector.teacher(images)
         features = detector.scaling(raw)
-        expected_restored = detector.students(features)
-    maps = [run(bundle_directory / "teacher.onnx", {"image": image.numpy()}) for image in images]
-    restored = []
-    for index, modality in enumerate(("rgb", "normals")):
+    maps = {name: run(bundle_directory / "teacher.onnx", {"image": x.numpy()}) for name, x in images.items()}
+    floor, distances = detector.config.head.energy_floor, {}
+    for modality, watching in (("rgb", "normals"), ("normals", "rgb")):
         own, other = (
             {f"{prefix}_{scale}": x for scale, x in maps[source].items()}
-            for prefix, source in (("own", index), ("other", 1 - index))
+            for prefix, source in (("own", modality), ("other", watching))
         )
         tuned = run(bundle_directory / f"tuner_{modality}.onnx", other)
-        restored.append(list(run(bundle_directory / f"student_{modality}.onnx", own | tuned).values()))
-    for index in range(2):
-        for ours, theirs in zip(maps[index].values(), raw[index], strict=True):
-            np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4 * float(theirs.abs().max()))
-        for ours, theirs in zip(restored[index], expected_restored[index], strict=True):
-            np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4 * float(theirs.abs().max()))
-    floor = detector.config.head.energy_floor
-    distances = [
-        [cosine_distance(x, torch.from_numpy(y), floor) for x, y in zip(own, theirs, strict=True)]
-        for own, theirs in zip(features, restored, strict=True)
-    ]
-    anomaly_map, score, _ = detector.head(distances, region)
+        restored = list(run(bundle_directory / f"student_{modality}.onnx", own | tuned).values())
+        with torch.no_grad():
+            outputs = detector.method.get_submodule(f"students.{modality}")(features[modality], features[watching])
+        for given, expected_maps in ((maps[modality].values(), raw[modality]), (restored, outputs.mixed)):
+            for ours, theirs in zip(given, expected_maps, strict=True):
+                np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4 * float(theirs.abs().max()))
+        distances[modality] = [
+            cosine_distance(x, torch.from_numpy(y), floor) for x, y in zip(features[modality], restored, strict=True)
+        ]
+    anomaly_map, score, _ = detector.heads[FULL](distances, region)
     np.testing.assert_allclose(anomaly_map.numpy(), expected["anomaly_map"], atol=2e-4)
     np.testing.assert_allclose(score.numpy(), expected["score"], atol=2e-4)
 

@@ -85,11 +85,9 @@ def test_what_is_done_to_the_maps_does_not_reach_the_file(tmp_path: Path) -> Non
 
 
 def test_without_a_place_for_the_file_features_are_computed_each_time(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    for directory in (tmp_path / "absent", tmp_path / "file"):
-        cache = make_cache("disk", directory, Teacher())
-        assert cache.place == "nowhere"
-        assert torch.equal(cache[slice(3, 5)]["rgb"][1], FRAMES["rgb"][1][3:5])
+    cache = make_cache("disk", tmp_path / "absent", Teacher())
+    assert cache.place == "nowhere"
+    assert torch.equal(cache[slice(3, 5)]["rgb"][1], FRAMES["rgb"][1][3:5])
 
 
 def test_a_disk_that_fills_up_is_left_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ LAYERS = (
     {"extras", "config", "files"},
     {
         "bundle",
+        "onnx_weights",
         "data",
         "models",
         "scoring",
@@ -43,13 +44,37 @@ LAYERS = (
     },
     {"backends"},
     {"engine", "predictor", "probes"},
-    {"training", "training_data", "cross_scoring", "evaluation", "judged", "report", "export", "runtime"},
+    {
+        "feature_cache",
+        "head_statistics",
+        "processes",
+        "export_graphs",
+        "training",
+        "training_data",
+        "cross_scoring",
+        "evaluation",
+        "judged",
+        "report",
+        "export",
+        "runtime",
+    },
     {"experiments", "reproduction", "cluster"},
-    {"cli"},
+    {"cli", "__main__"},
 )
 """Each may import its own layer and those above it in this list, which are lower; ``edge_ad`` itself is the lowest."""
 
-NEED_TORCH = ("models/", "training.py", "training_data.py", "cross_scoring.py", "export.py", "backends/torch.py")
+NEED_TORCH = (
+    "models/",
+    "backends/torch.py",
+    "feature_cache.py",
+    "head_statistics.py",
+    "processes.py",
+    "training.py",
+    "training_data.py",
+    "cross_scoring.py",
+    "export.py",
+    "export_graphs.py",
+)
 """What the line does without. Other modules import these inside functions, if at all."""
 
 ON_DEMAND = {
@@ -75,7 +100,8 @@ VENDORS = {
     "pycuda": {"backends/tensorrt/device_memory.py"},
     "cuda": {"backends/tensorrt/device_memory.py"},
     "onnxruntime": {"backends/onnxruntime.py", "export.py", "probes.py"},
-    "onnx": {"backends/tensorrt/half.py", "export.py"},
+    "onnx": {"backends/tensorrt/half.py", "export.py", "onnx_weights.py"},
+    "google": {"onnx_weights.py"},
 }
 """The only files that import a runtime or SDK."""
 

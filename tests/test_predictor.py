@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,12 +8,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from edge_ad.bundle import Thresholds, read_bundle
 from edge_ad.data import Dataset
 from edge_ad.engine import build_engine, read_engine
 from edge_ad.errors import BundleError, CheckpointError, DataError, EngineError
-from edge_ad.models.checkpoint import CHECKPOINT, read_checkpoint
+from edge_ad.feeds import feeds_from_frame
+from edge_ad.head_statistics import learn_head
+from edge_ad.models.checkpoint import CHECKPOINT, load_detector, read_checkpoint
 from edge_ad.predictor import Predictor, open_predictor
 from edge_ad.types import Frame
 from tests.datasets import RD, float_frame
@@ -48,6 +52,21 @@ def rd(rd_run: Path, rd_bundle_directory: Path, rd_engine: Path) -> dict[str, Pr
     }
 
 
+@pytest.fixture(scope="module", params=["rgb_only", "3d_only"])
+def few_modal(
+    request: pytest.FixtureRequest, trained_run: Path, bundle_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Predictor]:
+    """The CRD model without one of its sensors."""
+    mode: str = request.param
+    bundle, directory = read_bundle(bundle_directory), tmp_path_factory.mktemp("engine") / mode
+    build_engine(bundle, directory, backend="onnxruntime", precision="fp32", mode=mode)
+    return {
+        "run": open_predictor(trained_run, mode),
+        "bundle": open_predictor(bundle_directory, mode),
+        "engine": open_predictor(directory),
+    }
+
+
 @pytest.fixture(scope="module")
 def frame(dataset: Dataset) -> Frame:
     """A part with a dent."""
@@ -68,13 +87,88 @@ def test_checkpoint_bundle_and_engine_agree(
                 np.testing.assert_allclose(modality_map, expected.modality_maps[name], atol=1e-3)
 
 
+def scores_through_the_lines_feeds(run: Path, dataset: Dataset, mode: str) -> tuple[float, ...]:
+    """The scores of the validation frames, of what the line would feed the graph."""
+    detector, _ = load_detector(run)
+    names = detector.operating(mode).input_names
+    frames = [without(mode, item.frame) for item in dataset.frames("validation")]
+    feeds = [feeds_from_frame(frame, detector.config.input, names) for frame in frames]
+    return learn_head(
+        detector, mode, {name: torch.from_numpy(np.concatenate([x[name] for x in feeds])) for name in names}
+    )
+
+
 def test_the_line_scores_good_frames_as_training_did(
     crd: dict[str, Predictor], trained_run: Path, dataset: Dataset
 ) -> None:
-    scores = [crd["engine"](item.frame).score for item in dataset.frames("validation")]
-    np.testing.assert_allclose(scores, read_checkpoint(trained_run)[0].validation_scores, atol=1e-3)
+    record = read_checkpoint(trained_run)[0]
+    scores = scores_through_the_lines_feeds(trained_run, dataset, "full")
+    np.testing.assert_allclose(scores, record.validation_scores["full"], atol=1e-3)
     for predictor in crd.values():
         assert predictor.threshold == pytest.approx(max(scores), abs=1e-3)
+
+
+def without(mode: str, frame: Frame) -> Frame:
+    """The frame as it comes while the other sensor is away."""
+    if mode == "rgb_only":
+        return replace(frame, depth=None, intrinsics=None)
+    return replace(frame, rgb=None) if mode == "3d_only" else frame
+
+
+def test_a_mode_judges_with_one_sensor_wherever_it_runs(
+    few_modal: dict[str, Predictor], trained_run: Path, dataset: Dataset, frame: Frame
+) -> None:
+    """From checkpoint to bundle to engine: the mode's scores, maps and threshold."""
+    mode = few_modal["run"].mode
+    record = read_checkpoint(trained_run)[0]
+    modality = {"rgb_only": "rgb", "3d_only": "normals"}[mode]
+    scores = scores_through_the_lines_feeds(trained_run, dataset, mode)
+    np.testing.assert_allclose(scores, record.validation_scores[mode], atol=1e-3)
+    for form, predictor in few_modal.items():
+        assert predictor.mode == mode
+        assert predictor.threshold == record.thresholds.modes[mode].value == pytest.approx(max(scores), abs=1e-3)
+        assert predictor.threshold != record.thresholds.modes["full"].value
+        assert predictor.description.startswith(f"crd {modality}, ")
+        result, expected = predictor(without(mode, frame)), few_modal["run"](frame)
+        np.testing.assert_allclose(result.anomaly_map, expected.anomaly_map, atol=1e-3)
+        assert list(result.modality_maps) == [modality], form
+
+
+def test_modes_of_one_bundle_are_different_engines(
+    bundle_directory: Path, crd_engine: Path, few_modal: dict[str, Predictor], tmp_path: Path
+) -> None:
+    mode, bundle = few_modal["run"].mode, read_bundle(bundle_directory)
+    directory = Path(shutil.copytree(crd_engine, tmp_path / "engine"))
+    before = (directory / "model.onnx").read_bytes()
+    engine = build_engine(bundle, directory, backend="onnxruntime", precision="fp32", mode=mode)
+    assert (directory / "model.onnx").read_bytes() != before
+    assert (engine.manifest.mode, engine.manifest.bundle_digest) == (mode, bundle.digest)
+    names = {tensor.name for tensor in bundle.mode(mode).inputs}
+    assert set(engine.manifest.input_shapes) == names
+    assert f"--mode {mode}" in engine.manifest.rebuild_command
+    assert open_predictor(directory, mode).mode == mode
+    with pytest.raises(EngineError, match=rf"was built for mode {mode}, not full.*--mode full"):
+        open_predictor(directory, "full")
+
+
+@pytest.mark.parametrize(
+    ("model", "error"),
+    [("rd_run", CheckpointError), ("rd_bundle_directory", BundleError), ("rd_engine", EngineError)],
+    ids=FORMS,
+)
+def test_a_mode_that_a_model_lacks_is_named(request: pytest.FixtureRequest, model: str, error: type[Exception]) -> None:
+    path: Path = request.getfixturevalue(model)
+    for mode in ("rgb_only", "nonsense"):
+        with pytest.raises(error, match=mode) as caught:
+            open_predictor(path, mode)
+        assert str(path) in str(caught.value) and "full" in str(caught.value)
+
+
+def test_no_engine_is_built_for_a_mode_that_a_bundle_lacks(rd_bundle_directory: Path, tmp_path: Path) -> None:
+    bundle = read_bundle(rd_bundle_directory)
+    with pytest.raises(BundleError, match="has no mode rgb_only"):
+        build_engine(bundle, tmp_path / "engine", backend="onnxruntime", precision="fp32", mode="rgb_only")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_result_is_whole(crd: dict[str, Predictor], frame: Frame, bundle_directory: Path) -> None:

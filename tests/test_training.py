@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from edge_ad.data import Dataset
 from edge_ad.errors import CheckpointError
 from edge_ad.models.backbones import BACKBONES
 from edge_ad.models.checkpoint import CHECKPOINT, load_detector, read_checkpoint, read_golden
-from edge_ad.training import Progress, exact_batch_norm, train
+from edge_ad.training import Progress, train
 from tests.datasets import CRD, QUICK, SIZE_PX, ListedFrames, listed
 
 
@@ -30,8 +29,13 @@ def test_a_run_records_what_it_is(trained_run: Path, dataset: Dataset) -> None:
     assert record.training == CRD
     assert record.step == CRD.steps
     assert (record.data.category, record.data.train_frames, record.data.validation_frames) == ("housing", 10, 5)
-    assert len(record.validation_scores) == 5
-    assert np.isfinite(record.validation_scores).all()
+    modes = ["full", "rgb_only", "3d_only"]
+    assert list(record.validation_scores) == list(record.thresholds.modes) == modes
+    for mode, scores in record.validation_scores.items():
+        assert len(scores) == 5
+        assert np.isfinite(scores).all()
+        assert record.thresholds.modes[mode].frames == 5
+    assert len(set(record.validation_scores.values())) == 3
     assert record.detector.input.depth == "uint16_planes"
     golden = read_golden(trained_run)
     assert {name: tuple(x.shape) for name, x in golden.items()} == {
@@ -63,11 +67,38 @@ def test_losses_fall_and_are_told(dataset: Dataset, tmp_path: Path) -> None:
     ]
 
 
-def test_without_a_cache_training_goes_the_same_way(dataset: Dataset, tmp_path: Path) -> None:
-    """Features are then computed again for every batch, standardised by those of one frame."""
-    config = QUICK.model_copy(update={"cache_bytes": 0})
-    record = train(listed(dataset, 4, 3), config, tmp_path)
-    assert np.isfinite(record.validation_scores).all()
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "resnet18"], ids=["standardised", "as it is"])
+def test_training_goes_the_same_way_wherever_features_are_kept(dataset: Dataset, tmp_path: Path, backbone: str) -> None:
+    frames, weights = listed(dataset, 4, 3), tmp_path / "teacher.safetensors"
+    torch.manual_seed(0)
+    save_file(BACKBONES[backbone].build().state_dict(), weights)
+    for place, memory_bytes, disk_bytes in (("memory", 1 << 30, 0), ("disk", 0, 1 << 30), ("nowhere", 0, 0)):
+        update = {"cache_bytes": memory_bytes, "cache_disk_bytes": disk_bytes, "backbone": backbone}
+        train(frames, QUICK.model_copy(update=update), tmp_path / place, weights_path=weights)
+        assert [path.name for path in (tmp_path / place).iterdir()] == [CHECKPOINT]
+        # The teacher's kernels may round in another way for another number of frames.
+        a, b = (load_file(tmp_path / name / CHECKPOINT) for name in ("memory", place))
+        assert a.keys() == b.keys()
+        for name, x in a.items():
+            torch.testing.assert_close(x, b[name], rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+    assert_same_weights(tmp_path / "memory", tmp_path / "disk")
+
+
+def test_bfloat16_trains_to_float32_weights(dataset: Dataset, tmp_path: Path) -> None:
+    told: dict[str, list[tuple[float, ...]]] = {"fp32": [], "bf16": []}
+    for precision, losses in told.items():
+        config = QUICK.model_copy(update={"steps": 4, "precision": precision})
+
+        def note(progress: Progress, losses: list[tuple[float, ...]] = losses) -> None:
+            losses.extend([progress.losses] if progress.losses else [])
+
+        record = train(listed(dataset, 4, 3), config, tmp_path / precision, progress=note)
+        assert np.isfinite(record.validation_scores["full"]).all()
+        floating = {x.dtype for x in load_file(tmp_path / precision / CHECKPOINT).values() if x.is_floating_point()}
+        assert floating == {torch.float32}
+    np.testing.assert_allclose(told["bf16"], told["fp32"], rtol=0.1)
+    assert told["bf16"] != told["fp32"]
+    assert told["bf16"][-1] < told["bf16"][0]
 
 
 RUN = """
@@ -140,7 +171,7 @@ def test_another_run_is_not_resumed(
 
 def test_a_run_may_go_on_on_another_machine(dataset: Dataset, unfinished: Path) -> None:
     """With less memory and another pace of checkpoints."""
-    config = QUICK.model_copy(update={"cache_bytes": 0, "checkpoint_every_s": 60.0})
+    config = QUICK.model_copy(update={"cache_bytes": 0, "cache_disk_bytes": 0, "checkpoint_every_s": 60.0})
     assert train(listed(dataset, 4, 3), config, unfinished, resume=True).finished
 
 
@@ -194,21 +225,6 @@ def test_a_full_disk_leaves_the_checkpoint_before(synthetic_root: Path, tmp_path
     assert f"{tmp_path / CHECKPOINT} cannot be written" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
     assert read_checkpoint(tmp_path)[0].step == 1
-
-
-def test_exact_batch_norm_averages_the_batches_statistics() -> None:
-    generator = torch.Generator().manual_seed(0)
-    batches = [3 * torch.randn(4, 5, 6, 7, generator=generator) + i for i in range(3)]
-    students = torch.nn.Sequential(torch.nn.BatchNorm2d(5), torch.nn.ReLU())
-    norm = students[0]
-    assert isinstance(norm, torch.nn.BatchNorm2d)
-    students(torch.full((2, 5, 3, 3), 100.0))
-    exact_batch_norm(students, batches)  # type: ignore[arg-type]
-    assert isinstance(norm.running_mean, Tensor) and isinstance(norm.running_var, Tensor)
-    arrays = [x.double().numpy().transpose(1, 0, 2, 3).reshape(5, -1) for x in batches]
-    np.testing.assert_allclose(norm.running_mean, np.mean([x.mean(1) for x in arrays], 0), rtol=1e-5)
-    np.testing.assert_allclose(norm.running_var, np.mean([x.var(1, ddof=1) for x in arrays], 0), rtol=1e-5)
-    assert norm.momentum == 0.1
 
 
 def test_nothing_but_train_and_validation_is_read(rd_run: Path) -> None:
