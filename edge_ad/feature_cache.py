@@ -7,7 +7,7 @@ frame holds all its maps in a row.
 from __future__ import annotations
 
 import math
-import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -81,13 +81,11 @@ class FeatureCache:
 
     def _on_disk(self, count: int, numbers: int, directory: Path, progress: Callable[[int], None]) -> Tensor | None:
         """Written, not mapped, until it is whole: a disk that fills up is then an error and not a crash."""
-        path = directory / f".features-{os.getpid()}.partial"
         try:
-            with path.open("wb") as stream:
+            with tempfile.TemporaryFile(dir=directory) as stream:
                 for _, block in self._blocks(count, progress):
                     stream.write(block.numpy().data)
-            return torch.from_numpy(np.memmap(path, np.float32, "c", shape=(count, numbers)))
+                stream.flush()
+                return torch.from_numpy(np.memmap(stream, np.float32, "c", shape=(count, numbers)))
         except OSError:
             return None
-        finally:
-            path.unlink(missing_ok=True)

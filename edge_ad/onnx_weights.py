@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
 import safetensors.numpy
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx import TensorProto, numpy_helper
 
 from edge_ad.errors import BundleError
@@ -76,8 +77,7 @@ def with_weights(model: bytes, weights: dict[str, bytes], source: str) -> bytes:
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
         content = weights.get(entries.get("location", ""), b"")
-        numbers = (entries.get(key, "0") for key in ("offset", "length"))
-        offset, length = (int(number) if number.isdecimal() else -1 for number in numbers)
+        offset, length = (_number(entries.get(key, "0")) for key in ("offset", "length"))
         if not 0 <= offset < offset + length <= len(content):
             raise BundleError(
                 f"{source} has no weights for {tensor.name}",
@@ -88,4 +88,26 @@ def with_weights(model: bytes, weights: dict[str, bytes], source: str) -> bytes:
         tensor.data_location = TensorProto.DEFAULT
         del tensor.external_data[:]
         changed = True
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in _tensors(proto)):
+        raise BundleError(
+            f"{source} looks for tensors in other files",
+            why="only the weights of its main graph may lie elsewhere",
+            remedy="export the bundle again",
+        )
     return proto.SerializeToString() if changed else model
+
+
+def _number(text: str) -> int:
+    """A whole number of at most 18 digits, else -1, which no check lets pass."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else -1
+
+
+def _tensors(message: Message) -> Iterator[TensorProto]:
+    """Every tensor anywhere in a model: of graphs, subgraphs, attributes and functions."""
+    if isinstance(message, TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in (value,) if isinstance(value, Message) else value:
+                yield from _tensors(part)

@@ -1,7 +1,8 @@
 """One model trained by several processes, as ``torchrun`` starts them: on several GPUs, or on several machines.
 
 Each process takes its share of every batch, gradients are averaged (DistributedDataParallel), and BatchNorm sees
-the whole batch. So n processes learn what one learns with the same ``batch_size``.
+the whole batch. So n processes learn what one learns with the same ``batch_size``, but for modality dropout, which
+each draws for its own share. All of them need the data and the run's directory at the same path.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Every method on a data set: accuracy over seeds, cost, latency; the tables of docs/results.md.
+"""Every method on a data set: accuracy over seeds and training time, as the tables of docs/results.md.
 
-    scripts/bench methods DATA [--backbone efficientnet_lite0] [--seeds 3] [--only crd,rd] [--tables runs/methods]
+    scripts/bench methods DATA [--backbone efficientnet_lite0] [--seeds 3] [--only crd,rd] [--output runs/methods]
 
 Each run trains on train/, takes map statistics from validation/ and is judged on test/. Finished runs are kept in
 --output and not repeated, so the command can be stopped and started again, and several can share the work.
@@ -8,8 +8,9 @@ Each run trains on train/, takes map statistics from validation/ and is judged o
 
 from __future__ import annotations
 
+import fcntl
 import json
-import os
+import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -94,6 +95,7 @@ def main(
                 }
                 place = output / f"{backbone}-{size}" / name.replace(" ", "_") / f"{product}-{seed}"
                 run(data / product, TrainConfig.model_validate(values), weights, place, setting.controls, console)
+    print(markdown(output / f"{backbone}-{size}"))
 
 
 def run(data: Path, config: TrainConfig, weights: Path | None, place: Path, controls: bool, console: Console) -> None:
@@ -101,9 +103,10 @@ def run(data: Path, config: TrainConfig, weights: Path | None, place: Path, cont
     if (place / "views.json").is_file():
         return
     place.mkdir(parents=True, exist_ok=True)
+    lock = (place / "lock").open("w")
     try:
-        os.close(os.open(place / "claimed", os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return
     dataset = open_dataset(data)
     started = time.monotonic()
@@ -112,7 +115,7 @@ def run(data: Path, config: TrainConfig, weights: Path | None, place: Path, cont
         if progress.step % 80 == 0:
             console.print(f"[dim]{place}: {progress.stage} {progress.step}/{progress.steps}")
 
-    train(dataset, config, place, weights_path=weights, progress=show)
+    train(dataset, config, place, weights_path=weights, resume=True, progress=show)
     seconds = time.monotonic() - started
     detector, _ = load_detector(place)
     views: dict[str, dict[str, float]] = {}
@@ -126,6 +129,35 @@ def run(data: Path, config: TrainConfig, weights: Path | None, place: Path, cont
     report = {"seconds": seconds, "config": config.model_dump(mode="json"), "views": views}
     (place / "views.json").write_text(json.dumps(report, indent=1))
     console.print(f"{place}: " + ", ".join(f"{name} {100 * view['image_auroc']:.1f}" for name, view in views.items()))
+
+
+def markdown(place: Path) -> str:
+    """Mean ± standard deviation over the seeds that are done, in per cent, a table for each category."""
+    found: dict[str, dict[tuple[str, str], list[dict[str, Any]]]] = {}
+    for path in sorted(place.glob("*/*/views.json")):
+        product = path.parent.name.rpartition("-")[0]
+        report = json.loads(path.read_text())
+        for view, metrics in report["views"].items():
+            row = {**metrics, "seconds": report["seconds"] / 100}
+            found.setdefault(product, {}).setdefault((path.parents[1].name.replace("_", " "), view), []).append(row)
+    lines = []
+    for product, rows in found.items():
+        lines += [
+            "",
+            f"**{product}**",
+            "",
+            "| model | map | I-AUROC | P-AUROC | AUPRO@30% | AUPRO@1% | seconds | seeds |",
+        ]
+        lines.append("|---" * 8 + "|")
+        for (name, view), reports in rows.items():
+            cells = []
+            for metric in ("image_auroc", "pixel_auroc", "aupro_30", "aupro_1"):
+                values = [100 * report[metric] for report in reports]
+                spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+                cells.append(f"{statistics.mean(values):.1f}{spread}")
+            seconds = statistics.median(100 * report["seconds"] for report in reports)
+            lines.append(f"| {name} | {view} | {' | '.join(cells)} | {seconds:.0f} | {len(reports)} |")
+    return "\n".join(lines)
 
 
 class Control(nn.Module):

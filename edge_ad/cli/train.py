@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from edge_ad.cli.console import notes, print_json, progress_bar, results
-from edge_ad.config import PreprocessConfig, RoiConfig, TrainConfig, read_toml, validated
+from edge_ad.config import RoiConfig, TrainConfig, read_toml, validated
 from edge_ad.data import open_dataset
 from edge_ad.errors import ConfigError
 from edge_ad.extras import require
@@ -28,7 +28,7 @@ def command(
     weights: Annotated[Path | None, typer.Option(help="Teacher weights; by default the published ones.")] = None,
     modalities: Annotated[
         str | None,
-        typer.Option(help="Of rgb, depth, normals: two for crd, one or more for rd."),
+        typer.Option(help="Of rgb, depth, normals, see the README; crd takes two."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Frames a step.")] = None,
@@ -100,9 +100,7 @@ def train_config(
         preprocess = {**preprocess, "modalities": [name.strip() for name in modalities.split(",")]}
     if roi is not None:
         values["roi"] = parsed_roi(roi)
-    if values.get("model") in ("rd", "fd") and "modalities" not in preprocess:
-        preprocess = {**preprocess, "modalities": ["rgb"]}
-    values["preprocess"] = validated(PreprocessConfig, preprocess, source)
+    values["preprocess"] = preprocess
     return validated(TrainConfig, values, source)
 
 

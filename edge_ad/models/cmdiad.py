@@ -114,7 +114,9 @@ class Cmdiad(Method):
         settings, channels = config.cmdiad, sum(backbone.channels[1:])
         spatial = next(name for name in self.modalities if name != "rgb")
         self.names = {"rgb": ("rgb", spatial), "3d": (spatial, "rgb"), "both": self.modalities}[settings.main]
-        self.banks = nn.ModuleDict({name: Bank(channels, settings.neighbours) for name in self.names})
+        main, other = self.names
+        self.maps = (main, other if settings.main == "both" else f"hallucinated_{other}")
+        self.banks = nn.ModuleDict({name: Bank(channels, settings.neighbours) for name in self.maps})
         if settings.main == "both":
             self.hallucinator = None
             # Two banks of real tokens have nothing to train, but a training loop wants something to move.
@@ -146,12 +148,12 @@ class Cmdiad(Method):
         grid = (1, *batch.features[self.names[0]][1].shape[2:])
         return {
             name: [x.unflatten(1, grid) for x in self.banks[name](tokens)]
-            for name, tokens in zip(self.names, self.tokens(batch.features), strict=True)
+            for name, tokens in zip(self.maps, self.tokens(batch.features), strict=True)
         }
 
     def head(self, mode: str) -> AnomalyHead:
         """Two one-class SVMs over the banks."""
-        return CmdiadHead(self.config.head, self.names, self.config.preprocess.image_size_px, self.config.cmdiad.nu)
+        return CmdiadHead(self.config.head, self.maps, self.config.preprocess.image_size_px, self.config.cmdiad.nu)
 
     def finish(self, batches: Batches) -> None:
         """Fills the banks with a coreset of the training frames' tokens."""
@@ -161,7 +163,7 @@ class Cmdiad(Method):
             chunks = (torch.cat(self.tokens(batch.features), 2).flatten(0, 1) for batch in batches())
             tokens, total = sampled(chunks, TOKEN_LIMIT)
             count = min(settings.bank_limit, max(1, round(settings.bank_share * total)), len(tokens))
-            for name, own in zip(self.names, tokens.chunk(2, 1), strict=True):
+            for name, own in zip(self.maps, tokens.chunk(2, 1), strict=True):
                 self.banks[name].tokens = own[greedy_coreset(projected(own), count)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from pydantic import field_validator
@@ -42,6 +42,7 @@ class FeatureScaling(nn.Module):
 
     def __init__(self, backbone: BackboneSpec, modalities: tuple[str, ...]) -> None:
         super().__init__()
+        self.modalities = modalities
         for modality in modalities:
             for level, channels in enumerate(backbone.channels):
                 self.register_buffer(f"mean_{modality}_{level}", torch.zeros(1, channels, 1, 1))
@@ -58,19 +59,17 @@ class FeatureScaling(nn.Module):
             for level, x in enumerate(maps)
         ]
 
-    def learn(self, parts: Callable[[], Iterable[Mapping[str, Features]]]) -> None:
+    def learn(self, parts: Iterable[Mapping[str, Features]]) -> None:
         """Takes mean and standard deviation (over frames and pixels) from features of the training frames.
 
         Args:
-            parts: gives the features of all frames, some at a time, each time it is called.
+            parts: the features of all frames, some frames at a time; other maps among them are left out.
         """
         sums: dict[str, Tensor] = {}
         count: dict[str, int] = {}
-        for part in parts():
-            for modality, maps in part.items():
-                for level, x in enumerate(maps):
-                    if f"mean_{modality}_{level}" not in self._buffers:
-                        continue
+        for part in parts:
+            for modality in self.modalities:
+                for level, x in enumerate(part[modality]):
                     y = x.double()
                     moments = torch.stack([y.sum((0, 2, 3)), (y * y).sum((0, 2, 3))])
                     key = f"{modality}_{level}"

@@ -32,7 +32,7 @@ class Batch:
 
 
 Batches = Callable[[], Iterable[Batch]]
-"""Gives the training frames once, in batches of one size, each time it is called."""
+"""Gives the training frames once, in batches of which the last may be smaller, each time it is called."""
 
 
 ImageBatches = Callable[[int], Iterable[Mapping[str, Tensor]]]
@@ -118,7 +118,11 @@ def exact_batch_norm(method: Method, batches: Iterable[Batch]) -> None:
         layer.momentum = None
     method.train()
     with torch.no_grad():
+        size = 0
         for batch in batches:
-            method.distances(batch, FULL)
+            frames = len(next(iter(batch.features.values()))[0])
+            size = size or frames
+            if frames == size:  # each batch counts the same, so a smaller one would count too much
+                method.distances(batch, FULL)
     for layer, value in zip(layers, momentum, strict=True):
         layer.momentum = value

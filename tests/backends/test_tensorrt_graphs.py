@@ -13,7 +13,9 @@ import pytest
 from edge_ad.backends.base import Precision
 from edge_ad.backends.tensorrt import build, loader
 from edge_ad.backends.tensorrt.build import plan_from_onnx
+from edge_ad.bundle import WEIGHTS
 from edge_ad.errors import EngineError
+from edge_ad.onnx_weights import with_weights
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,11 +35,13 @@ def builder() -> ModuleType:
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize(("bundle", "max_batch"), [("bundle_directory", 1), ("rd_bundle_directory", 4)])
 def test_every_graph_builds(request: pytest.FixtureRequest, bundle: str, precision: Precision, max_batch: int) -> None:
-    graphs = sorted(request.getfixturevalue(bundle).glob("*.onnx"))
-    refused = {}
+    directory: Path = request.getfixturevalue(bundle)
+    graphs, refused = sorted(directory.glob("*.onnx")), {}
+    weights = {WEIGHTS: (directory / WEIGHTS).read_bytes()}
     for path in graphs:
+        model = with_weights(path.read_bytes(), weights, path.name)
         try:
-            assert plan_from_onnx(path.read_bytes(), source=path.name, precision=precision, max_batch=max_batch)
+            assert plan_from_onnx(model, source=path.name, precision=precision, max_batch=max_batch)
         except EngineError as error:
             refused[path.name] = str(error)
     assert len(graphs) >= 3

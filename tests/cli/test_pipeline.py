@@ -33,7 +33,11 @@ def run_dir(synthetic_root: Path, settings: Path, tmp_path_factory: pytest.TempP
     assert done.exit_code == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["steps"] == 12
-    assert len(report["validation_scores"]) == 5
+    assert {mode: len(scores) for mode, scores in report["validation_scores"].items()} == {
+        "full": 5,
+        "rgb_only": 5,
+        "3d_only": 5,
+    }
     return directory
 
 
@@ -52,7 +56,8 @@ def test_from_checkpoint_to_engine(run_dir: Path, synthetic_root: Path, tmp_path
     assert exported.exit_code == 0, exported.stderr
     manifest = json.loads(exported.stdout)
     assert manifest["metrics"]["image_auroc"] == report["metrics"]["image_auroc"]
-    expected = {"model", "teacher", "tuner_rgb", "tuner_depth", "student_rgb", "student_depth"}
+    modes = {"model", "model_rgb_only", "model_3d_only"}
+    expected = modes | {"teacher", "tuner_rgb", "tuner_depth", "student_rgb", "student_depth"}
     assert set(manifest["parity"]) == expected
     assert {f"{name}.onnx" for name in expected} <= set(manifest["files"])
 
