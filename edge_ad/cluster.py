@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,9 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what will be Ray's default, and silences its warning about it
 }
+WITHOUT_GPUS = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
+"""Ray gives a job without GPUs no GPU, and yet lets it see them all."""
+
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray's own switch for boxes that are no cluster: its servers then listen on 127.0.0.1, on Linux too."""
 
@@ -50,23 +53,33 @@ class Resources:
     cpus: int | None = None
     gpus: float | None = None
 
-    def settled(self, cluster: dict[str, float]) -> tuple[int, float]:
-        """(cpus, gpus) of a job, where the cluster has these ``CPU`` and ``GPU``: a GPU if there is one.
+    def settled(self, nodes: Sequence[Mapping[str, float]]) -> tuple[int, float]:
+        """(cpus, gpus) of a job: by default a GPU if there is one, and CPUs as on the smallest node that has both.
+
+        Args:
+            nodes: ``CPU`` and ``GPU`` of each machine. A job runs on one of them.
 
         Raises:
             ConfigError: no job could ever start.
         """
-        all_cpus, all_gpus = int(cluster.get("CPU", 0)), cluster.get("GPU", 0.0)
-        gpus = min(1.0, all_gpus) if self.gpus is None else self.gpus
-        at_once = all_gpus / gpus if gpus else all_cpus / MOST_CPUS_PER_JOB
-        cpus = max(1, int(all_cpus / max(1.0, at_once))) if self.cpus is None else self.cpus
-        if cpus > all_cpus or gpus > all_gpus:
+        sizes = [(int(node.get("CPU", 0)), node.get("GPU", 0.0)) for node in nodes]
+        gpus = min(1.0, max((gpus for _, gpus in sizes), default=0.0)) if self.gpus is None else self.gpus
+        fewest = 1 if self.cpus is None else self.cpus
+        able = [size for size in sizes if size[0] >= fewest and size[1] >= gpus]
+        if not able:
+            there = "; ".join(f"{cpus} CPUs and {gpus:g} GPUs" for cpus, gpus in sorted(set(sizes), reverse=True))
             raise ConfigError(
-                f"a job wants {cpus} CPUs and {gpus:g} GPUs",
-                why=f"there are {all_cpus} CPUs and {all_gpus:g} GPUs",
+                f"a job wants {fewest} CPUs and {gpus:g} GPUs of one machine",
+                why=f"the machines have: {there or 'nothing'}",
                 remedy="lower --cpus or --gpus",
             )
-        return cpus, gpus
+        return min(_share(*size, gpus) for size in able) if self.cpus is None else self.cpus, gpus
+
+
+def _share(all_cpus: int, all_gpus: float, gpus: float) -> int:
+    """CPUs of a job on a machine with so many, where each job has ``gpus``."""
+    at_once = all_gpus / gpus if gpus else all_cpus / MOST_CPUS_PER_JOB
+    return max(1, int(all_cpus / max(1.0, at_once)))
 
 
 def run_on_ray(
@@ -90,12 +103,14 @@ def run_on_ray(
 
     Raises:
         MissingExtraError: Ray is not installed.
-        ConfigError: there is no cluster at ``address``, or a job wants more than there is.
+        ConfigError: there is no cluster at ``address``, or a job wants more than any machine has.
     """
     ray = _started(address)
     try:
-        cpus, gpus = (resources or Resources()).settled(ray.cluster_resources())
-        job = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(attempt)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cpus, gpus = (resources or Resources()).settled(nodes)
+        seen = {} if gpus else {"runtime_env": WITHOUT_GPUS}
+        job = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, **seen)(attempt)
         tries_left = {experiment.name: retries for experiment in experiments}
         running = {job.remote(experiment, output, threads=cpus): experiment for experiment in experiments}
         while running:

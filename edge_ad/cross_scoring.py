@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_ad.bundle import Threshold
+from edge_ad.data.digest import frames_digest
 from edge_ad.errors import CheckpointError, ConfigError
 from edge_ad.models.checkpoint import read_checkpoint
 from edge_ad.predictor import open_predictor
 from edge_ad.training import Progress, train
-from edge_ad.training_data import Category, frames_digest, good_frames
+from edge_ad.training_data import Category, good_frames
 from edge_ad.types import Intrinsics, LabelledFrame
 
 OTHER_MODELS = "models trained without a part of the frames score as this one does"

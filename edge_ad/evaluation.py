@@ -29,6 +29,21 @@ from edge_ad.types import AnomalyResult, AnyArray, BoolArray, Float32Array, Fram
 from edge_ad.visualization import SheetRow, contact_sheet
 
 Predict = Callable[[Frame], AnomalyResult]
+METRIC_TITLES = {
+    "image_auroc": "I-AUROC",
+    "pixel_auroc": "P-AUROC",
+    "aupro_30": "AUPRO@30%",
+    "aupro_1": "AUPRO@1%",
+    "average_precision": "AP",
+    "f1_max": "F1-max",
+    "aupro_30_100": "AUPRO@30%, 100 thresholds",
+    "aupro_1_100": "AUPRO@1%, 100 thresholds",
+}
+"""What people call the metrics, in the order of tables."""
+
+MAIN_METRICS = ("image_auroc", "pixel_auroc", "aupro_30", "aupro_1")
+"""Those to compare models by."""
+
 CURVE_LIMIT = 0.3
 """How far `Evaluation.pro_curve` goes."""
 
@@ -59,6 +74,8 @@ class Evaluation:
     Attributes:
         metrics: by name, each in [0, 1].
         modalities: the same metrics by modality, from each modality's map alone.
+        f1_max_threshold: the score above which parts must be rejected for ``f1_max``.
+        modality_thresholds: the same by modality, of the largest value of its map.
         defects: per kind of defect: its image AUROC against the good parts, and how many were found.
         threshold: with which parts were judged.
         confusion: good and defective parts, each rejected and all.
@@ -74,6 +91,8 @@ class Evaluation:
 
     metrics: dict[str, float]
     modalities: dict[str, dict[str, float]]
+    f1_max_threshold: float
+    modality_thresholds: dict[str, float]
     defects: dict[str, dict[str, float]]
     threshold: float
     confusion: dict[str, int]
@@ -90,6 +109,8 @@ class Evaluation:
         return {
             "metrics": self.metrics,
             "modalities": self.modalities,
+            "f1_max_threshold": self.f1_max_threshold,
+            "modality_thresholds": self.modality_thresholds,
             "defects": self.defects,
             "intervals": self.intervals.report(),
             "threshold": self.threshold,
@@ -144,6 +165,8 @@ def evaluate(
     return Evaluation(
         metrics=whole.metrics,
         modalities={name: measured.metrics for name, measured in modalities.items()},
+        f1_max_threshold=whole.f1_max_threshold,
+        modality_thresholds={name: measured.f1_max_threshold for name, measured in modalities.items()},
         defects=defects,
         threshold=threshold,
         confusion={
@@ -180,6 +203,7 @@ class _Measured:
     """What is said of one kind of map over all images."""
 
     metrics: dict[str, float]
+    f1_max_threshold: float
     intervals: dict[str, Interval]
     pro_curve: Float64Array | None
 
@@ -193,12 +217,11 @@ def _measure(
         "image_auroc": image_auroc(labels, scores),
         "average_precision": average_precision(labels, scores),
         "f1_max": f1,
-        "f1_max_threshold": f1_threshold,
     }
     intervals = image_intervals(labels, scores)
     masks: list[BoolArray] = [item.gt_mask for item in items if item.gt_mask is not None]
     if len(masks) < len(items) or not any(mask.any() for mask in masks):
-        return _Measured(metrics, intervals, None)
+        return _Measured(metrics, f1_threshold, intervals, None)
     rates, overlaps = pro_curve(masks, maps)
     metrics["pixel_auroc"] = pixel_auroc(masks, maps)
     metrics["aupro_30"] = partial_area(rates, overlaps, 0.3)
@@ -210,7 +233,7 @@ def _measure(
     drawn = np.concatenate([[0.0], np.geomspace(1e-4, 0.01, 100), np.linspace(0.01, CURVE_LIMIT, 200)])
     # At a rate of 0 the curve rises straight up; interp gives the upper end, so the lower is added.
     curve = np.vstack([[0.0, 0.0], np.column_stack([drawn, np.interp(drawn, rates, overlaps)])])
-    return _Measured(metrics, intervals, curve)
+    return _Measured(metrics, f1_threshold, intervals, curve)
 
 
 def _per_defect(

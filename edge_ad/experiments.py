@@ -5,13 +5,15 @@
     OUTPUT/results.json, results.md      of all
 
 Started again, a finished experiment is taken from its report, and a stopped one goes on from its checkpoint. A
-report counts only while the settings and the data set's files (their names and sizes) are those it was made with.
+report counts only while edge-ad's version, the settings, the file of the teacher's weights and the data set's files
+(their names and sizes) are those it was made with.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import statistics
 import traceback
 from collections.abc import Callable, Sequence
@@ -21,7 +23,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from edge_ad.config import Settings, TrainConfig
+import edge_ad
+from edge_ad.config import MACHINE_SETTINGS, Settings, TrainConfig
 from edge_ad.data import Dataset, open_dataset
 from edge_ad.errors import ConfigError, EdgeAdError
 from edge_ad.evaluation import evaluate
@@ -31,15 +34,7 @@ from edge_ad.predictor import open_predictor
 
 REPORT = "report.json"
 SCHEMA_VERSION = 1
-MACHINE_SETTINGS = {"cache_bytes", "cache_disk_bytes", "checkpoint_every_s"}
-"""What suits a machine and does not decide the result."""
-
-METRIC_TITLES = {
-    "image_auroc": "I-AUROC",
-    "pixel_auroc": "P-AUROC",
-    "aupro_30": "AUPRO@30%",
-    "aupro_1": "AUPRO@1%",
-}
+FOLDER_NAME = re.compile(r"\w[\w+-]*")
 
 Watch = Callable[[str, int, int], None]
 """Told where an experiment is: the stage, what is done of it, and all of it."""
@@ -49,7 +44,7 @@ class Experiment(Settings):
     """One category with one setting.
 
     Attributes:
-        name: of its directory; no two experiments of one output share it.
+        name: of its directory, of letters, digits, +, - and _; no two experiments of one output share it.
         data: the category's directory.
         label: what the experiments of several seeds have in common.
         config: the settings of its training.
@@ -65,9 +60,32 @@ class Experiment(Settings):
     @field_validator("name")
     @classmethod
     def _names_a_folder(cls, value: str) -> str:
-        if not value or value.startswith(".") or Path(value).name != value:
+        if not FOLDER_NAME.fullmatch(value):
             raise ValueError("it names a folder: use letters, digits, +, - and _")
         return value
+
+
+class Origin(Settings):
+    """What a report was made with, beside the settings; with another one it may come out differently.
+
+    Attributes:
+        version: of edge-ad.
+        files_sha256: of the names and sizes of the data set's files.
+        weights_sha256: of the file of the teacher's weights; empty for the published ones, which don't change.
+    """
+
+    version: str
+    files_sha256: str
+    weights_sha256: str
+
+    @classmethod
+    def of(cls, experiment: Experiment, dataset: Dataset) -> Origin:
+        """What a report of this experiment would be made with now."""
+        weights = ""
+        if (path := experiment.weights) is not None:
+            content = path.read_bytes() if path.is_file() else b""  # the training will say that it is missing
+            weights = hashlib.sha256(content).hexdigest()
+        return cls(version=edge_ad.__version__, files_sha256=files_digest(dataset), weights_sha256=weights)
 
 
 class Report(Settings):
@@ -77,15 +95,20 @@ class Report(Settings):
         schema_version: of this record.
         experiment: what was done.
         category: the product.
-        files_sha256: of the names and sizes of the data set's files.
+        origin: what it was done with.
         evaluation: see ``edge_ad.evaluation.Evaluation.report``.
     """
 
     schema_version: int = Field(default=SCHEMA_VERSION, ge=SCHEMA_VERSION, le=SCHEMA_VERSION)
     experiment: Experiment
     category: str
-    files_sha256: str
+    origin: Origin
     evaluation: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Of the experiment."""
+        return self.experiment.name
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -144,10 +167,10 @@ def run_experiment(
     """
     run_dir = output / experiment.name
     dataset = open_dataset(experiment.data)
-    digest = files_digest(dataset)
-    report = read_report(run_dir)
-    if report is not None and report.files_sha256 == digest and _same(report.experiment, experiment):
-        return report.model_copy(update={"experiment": experiment})
+    origin = Origin.of(experiment, dataset)
+    report = known_report(experiment, output)
+    if report is not None and report.origin == origin:
+        return report
     frames = dataset.frames("test")  # before the training, which would be in vain without them
     _train(experiment, dataset, run_dir, threads, watch)
     predictor = open_predictor(run_dir)
@@ -162,9 +185,7 @@ def run_experiment(
         )
     finally:
         predictor.close()
-    report = Report(
-        experiment=experiment, category=dataset.category, files_sha256=digest, evaluation=evaluation.report()
-    )
+    report = Report(experiment=experiment, category=dataset.category, origin=origin, evaluation=evaluation.report())
     write_bytes(run_dir / REPORT, report.model_dump_json(indent=1).encode())
     return report
 
@@ -193,6 +214,20 @@ def read_report(run_dir: Path) -> Report | None:
         return None
 
 
+def known_report(experiment: Experiment, output: Path) -> Report | None:
+    """The report that an experiment with these settings has left, though its data may have changed since."""
+    report = read_report(output / experiment.name)
+    if report is None or _deciding(report.experiment.config) != _deciding(experiment.config):
+        return None
+    return report.model_copy(update={"experiment": experiment})
+
+
+def known_reports(experiments: Sequence[Experiment], output: Path) -> dict[str, Outcome]:
+    """By experiment's name, what ``known_report`` finds: where all results start from, so that none gets lost."""
+    found = (known_report(experiment, output) for experiment in experiments)
+    return {report.name: report for report in found if report is not None}
+
+
 def files_digest(dataset: Dataset) -> str:
     """sha256 (hex) over the names and sizes of a data set's files: cheap, and enough to notice new captures."""
     files = (path for entry in dataset.entries for _, path in sorted(entry.files.items()))
@@ -200,10 +235,9 @@ def files_digest(dataset: Dataset) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _same(one: Experiment, other: Experiment) -> bool:
-    """Whether two experiments would come to the same result on the same data."""
-    kept = [(x.config.model_dump(exclude=MACHINE_SETTINGS), x.weights) for x in (one, other)]
-    return kept[0] == kept[1]
+def _deciding(config: TrainConfig) -> dict[str, Any]:
+    """The settings that decide the result."""
+    return config.model_dump(exclude=set(MACHINE_SETTINGS))
 
 
 def check_names(experiments: Sequence[Experiment]) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from edge_ad.bundle import Thresholds, TrainingData
 from edge_ad.config import MACHINE_SETTINGS, MethodConfig, TrainConfig
+from edge_ad.data.digest import frames_digest
 from edge_ad.errors import CheckpointError, ConfigError, OutputError
 from edge_ad.feature_cache import FeatureCache, Maps
 from edge_ad.head_statistics import learn_head
@@ -30,7 +31,6 @@ from edge_ad.thresholding import threshold_from_scores
 from edge_ad.training_data import (
     Category,
     Inputs,
-    frames_digest,
     golden_samples,
     good_frames,
     input_spec,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
@@ -110,17 +109,6 @@ def learn_geometry(
         )
     low, high = np.quantile(values.numpy(), [0.001, 0.999])
     return GeometryStatistics(plane=plane, range_m=(float(low), float(max(high, low + 1e-4))), reference_m=reference_m)
-
-
-def frames_digest(frames: Sequence[LabelledFrame]) -> str:
-    """sha256 (hex) over the pixels of all frames, in order."""
-    digest = hashlib.sha256()
-    for item in frames:
-        for array in (item.frame.rgb, item.frame.depth, item.frame.normals):
-            if array is not None:
-                digest.update(f"{array.dtype}{array.shape}".encode())
-                digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def good_frames(dataset: Category, split: str) -> list[LabelledFrame]:

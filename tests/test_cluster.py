@@ -77,13 +77,15 @@ def test_a_failed_job_is_tried_again_and_the_others_go_on(category: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_job_whose_process_dies_is_a_failure(category: Path, tmp_path: Path) -> None:
+def test_a_job_without_gpus_sees_none_and_is_a_failure_when_its_process_dies(category: Path, tmp_path: Path) -> None:
     killed = threading.Event()
+    gpus_seen: list[str | None] = []
 
     def kill() -> None:
         while not killed.is_set():
             for process in descendants():
                 if process.is_running() and "ray::attempt" in " ".join(process.cmdline()):
+                    gpus_seen.append(process.environ().get("CUDA_VISIBLE_DEVICES"))
                     process.kill()
                     killed.set()
                     return
@@ -99,29 +101,48 @@ def test_a_job_whose_process_dies_is_a_failure(category: Path, tmp_path: Path) -
     assert isinstance(outcome, Failure)
     assert outcome.what == "the process of bagel-rd died"
     assert outcome.why
+    assert gpus_seen == [""]
 
 
 @pytest.mark.parametrize(
-    ("resources", "machine", "expected"),
+    ("resources", "nodes", "expected"),
     [
-        (Resources(), {"CPU": 2.0}, (2, 0.0)),
-        (Resources(), {"CPU": 16.0}, (4, 0.0)),
-        (Resources(), {"CPU": 16.0, "GPU": 1.0}, (16, 1.0)),
-        (Resources(), {"CPU": 64.0, "GPU": 8.0}, (8, 1.0)),
-        (Resources(gpus=0.5), {"CPU": 16.0, "GPU": 1.0}, (8, 0.5)),
-        (Resources(gpus=0), {"CPU": 16.0, "GPU": 1.0}, (4, 0.0)),
-        (Resources(cpus=3), {"CPU": 16.0, "GPU": 1.0}, (3, 1.0)),
+        (Resources(), [{"CPU": 2.0}], (2, 0.0)),
+        (Resources(), [{"CPU": 16.0}], (4, 0.0)),
+        (Resources(), [{"CPU": 16.0, "GPU": 1.0}], (16, 1.0)),
+        (Resources(), [{"CPU": 64.0, "GPU": 8.0}], (8, 1.0)),
+        (Resources(gpus=0.5), [{"CPU": 16.0, "GPU": 1.0}], (8, 0.5)),
+        (Resources(gpus=0), [{"CPU": 16.0, "GPU": 1.0}], (4, 0.0)),
+        (Resources(cpus=3), [{"CPU": 16.0, "GPU": 1.0}], (3, 1.0)),
+        (Resources(), 8 * [{"CPU": 2.0}], (2, 0.0)),
+        (Resources(), [{"CPU": 64.0}, {"CPU": 4.0, "GPU": 1.0}, {"CPU": 16.0, "GPU": 2.0}], (4, 1.0)),
+        (Resources(), [{"CPU": 0.0}, {"CPU": 16.0}], (4, 0.0)),
     ],
-    ids=["small", "cpu", "gpu", "gpus", "half", "no-gpu", "told"],
+    ids=["small", "cpu", "gpu", "gpus", "half", "no-gpu", "told", "small-nodes", "mixed-nodes", "head-without-work"],
 )
-def test_jobs_share_the_machine(resources: Resources, machine: dict[str, float], expected: tuple[int, float]) -> None:
-    assert resources.settled(machine) == expected
+def test_jobs_share_the_machines(
+    resources: Resources, nodes: list[dict[str, float]], expected: tuple[int, float]
+) -> None:
+    cpus, gpus = resources.settled(nodes)
+    assert (cpus, gpus) == expected
+    assert any(node["CPU"] >= cpus and node.get("GPU", 0) >= gpus for node in nodes)
 
 
-@pytest.mark.parametrize("resources", [Resources(cpus=5), Resources(gpus=1)], ids=["cpus", "gpus"])
-def test_a_job_that_could_never_start_is_refused(resources: Resources) -> None:
+@pytest.mark.parametrize(
+    ("resources", "nodes"),
+    [
+        (Resources(cpus=5), 2 * [{"CPU": 4.0}]),
+        (Resources(gpus=1), [{"CPU": 4.0}]),
+        (Resources(gpus=1), 2 * [{"CPU": 4.0, "GPU": 0.5}]),
+        (Resources(cpus=8), [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 64.0}]),
+        (Resources(), [{"CPU": 0.0, "GPU": 1.0}, {"CPU": 64.0}]),
+        (Resources(), []),
+    ],
+    ids=["cpus", "gpus", "halves", "cpus-beside-a-gpu", "gpu-without-cpus", "nothing"],
+)
+def test_a_job_that_no_machine_could_start_is_refused(resources: Resources, nodes: list[dict[str, float]]) -> None:
     with pytest.raises(ConfigError, match="lower --cpus or --gpus"):
-        resources.settled({"CPU": 4.0})
+        resources.settled(nodes)
 
 
 @pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:0", "127.0.0.1:99999", "127.0.0.1:http"])

@@ -13,7 +13,7 @@ from scipy import integrate
 
 from edge_ad.data import Dataset
 from edge_ad.errors import DataError
-from edge_ad.evaluation import evaluate
+from edge_ad.evaluation import METRIC_TITLES, evaluate
 from edge_ad.predictor import open_predictor
 from edge_ad.types import AnomalyResult, AnyArray, Float32Array, Frame, LabelledFrame, Roi
 from tests.datasets import SIZE_PX, float_frame
@@ -23,7 +23,6 @@ METRICS = {
     "image_auroc",
     "average_precision",
     "f1_max",
-    "f1_max_threshold",
     "pixel_auroc",
     "aupro_30",
     "aupro_1",
@@ -62,7 +61,7 @@ def test_an_oracle_is_perfect(frames: Frames) -> None:
     told: list[tuple[int, int]] = []
     evaluation = evaluate(oracle(frames), frames, 5.0, lambda done, total: told.append((done, total)))
     assert evaluation.metrics.keys() == METRICS
-    for name in METRICS - {"f1_max_threshold"}:
+    for name in METRICS:
         assert evaluation.metrics[name] == pytest.approx(1), name
     assert evaluation.confusion == {"good": 4, "good_rejected": 0, "defective": 7, "defective_rejected": 7}
     assert told == [(index + 1, 11) for index in range(11)]
@@ -116,14 +115,40 @@ def test_modality_maps_lie_where_the_roi_is(frames: Frames) -> None:
 def test_the_report_is_json(frames: Frames) -> None:
     evaluation = evaluate(oracle(frames), frames, 5.0)
     report = json.loads(json.dumps(evaluation.report()))
-    assert report.keys() == {"metrics", "modalities", "defects", "intervals", "threshold", "confusion", "scores"}
+    assert report.keys() == {
+        "metrics",
+        "modalities",
+        "f1_max_threshold",
+        "modality_thresholds",
+        "defects",
+        "intervals",
+        "threshold",
+        "confusion",
+        "scores",
+    }
     assert report["intervals"]["level"] == 0.95
     assert report["intervals"]["metrics"]["image_auroc"] == [1, 1]
-    assert report["intervals"]["modalities"]["rgb"].keys() == METRICS - {"f1_max_threshold"}
+    assert report["intervals"]["modalities"]["rgb"].keys() == METRICS
     assert report["intervals"]["defects"].keys() == report["defects"].keys()
     assert len(report["scores"]) == len(frames)
     assert report["scores"][0].keys() == {"path", "defect", "score"}
     assert all(row["path"].startswith(f"{row['defect']}/") for row in report["scores"])
+
+
+def test_metrics_are_shares_and_thresholds_are_scores(frames: Frames) -> None:
+    """The oracle scores defective parts above 10, and the depth map of each is 1 at most."""
+    evaluation = evaluate(oracle(frames), frames, 5.0, secondary=True)
+    for metrics in (evaluation.metrics, *evaluation.modalities.values()):
+        assert metrics.keys() <= METRIC_TITLES.keys()
+        assert all(0 <= value <= 1 for value in metrics.values()), metrics
+    assert (
+        0
+        <= evaluation.f1_max_threshold
+        < 10
+        <= min(row["score"] for row in evaluation.scores if row["defect"] != "good")
+    )
+    assert evaluation.modality_thresholds.keys() == evaluation.modalities.keys()
+    assert 0 <= evaluation.modality_thresholds["depth"] < 1
 
 
 def test_the_sheet_shows_each_kind(frames: Frames) -> None:
@@ -139,7 +164,7 @@ def test_the_sheet_shows_each_kind(frames: Frames) -> None:
 def test_without_masks_there_are_no_pixel_metrics(frames: Frames) -> None:
     unmarked = [replace(item, gt_mask=None) for item in frames]
     evaluation = evaluate(oracle(frames), unmarked, 5.0)
-    assert evaluation.metrics.keys() == {"image_auroc", "average_precision", "f1_max", "f1_max_threshold"}
+    assert evaluation.metrics.keys() == {"image_auroc", "average_precision", "f1_max"}
     assert evaluation.metrics["image_auroc"] == pytest.approx(1)
     assert evaluation.intervals.metrics.keys() == {"image_auroc", "average_precision", "f1_max"}
     assert evaluation.pro_curve is None

@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pytest
 
+import edge_ad
 from edge_ad.config import TrainConfig
+from edge_ad.data import open_dataset
 from edge_ad.errors import CheckpointError, ConfigError
 from edge_ad.experiments import (
     Experiment,
     Failure,
+    Origin,
     Report,
     ResultTable,
     attempt,
     check_names,
+    known_reports,
     read_report,
     run_experiment,
     summaries,
@@ -105,10 +109,15 @@ def damage_report(data: Path, output: Path) -> None:
     (output / "bagel-rd/report.json").write_text('{"schema_version": 1')
 
 
+def make_report_old(data: Path, output: Path) -> None:
+    path = output / "bagel-rd/report.json"
+    path.write_text(path.read_text().replace(f'"version": "{edge_ad.__version__}"', '"version": "0.0.1"'))
+
+
 @pytest.mark.parametrize(
     ("change", "frames"),
-    [(lambda data, output: add_test_capture(data), 7), (damage_report, 6)],
-    ids=["new-capture", "damaged-report"],
+    [(lambda data, output: add_test_capture(data), 7), (damage_report, 6), (make_report_old, 6)],
+    ids=["new-capture", "damaged-report", "other-version"],
 )
 def test_what_is_not_up_to_date_is_judged_again_but_not_trained_again(
     change: Callable[[Path, Path], None], frames: int, output: Path, category: Path, tmp_path: Path
@@ -121,6 +130,32 @@ def test_what_is_not_up_to_date_is_judged_again_but_not_trained_again(
     assert len(report.evaluation["scores"]) == frames
     assert watched.steps == []
     assert (output / "bagel-rd/checkpoint.safetensors").stat().st_mtime_ns == checkpoint
+
+
+def test_a_report_counts_for_its_weights_wherever_they_lie(category: Path, tmp_path: Path) -> None:
+    def weights_sha256(path: Path | None) -> str:
+        one = experiment(category).model_copy(update={"weights": path})
+        return Origin.of(one, open_dataset(category)).weights_sha256
+
+    first, moved, other = (tmp_path / name for name in ("first.pth", "moved.pth", "other.pth"))
+    first.write_bytes(b"one")
+    moved.write_bytes(b"one")
+    other.write_bytes(b"two")
+    assert weights_sha256(first) == weights_sha256(moved)
+    assert len({weights_sha256(path) for path in (None, first, other, tmp_path / "none.pth")}) == 4
+
+
+def test_results_start_from_the_reports_of_these_settings(output: Path, category: Path) -> None:
+    finished = experiment(category)
+    absent = finished.model_copy(update={"name": "absent"})
+    relabelled = finished.model_copy(update={"label": "another"})
+    changed = experiment(category, CONFIG.model_copy(update={"steps": 4}))
+    report = read_report(output / "bagel-rd")
+    assert known_reports([absent, finished], output) == {"bagel-rd": report}
+    assert [x.experiment.label for x in known_reports([relabelled], output).values() if isinstance(x, Report)] == [
+        "another"
+    ]
+    assert known_reports([changed], output) == {}
 
 
 def test_a_stopped_experiment_goes_on_from_its_checkpoint(category: Path, tmp_path: Path) -> None:
@@ -173,10 +208,14 @@ def test_a_fault_of_the_program_is_a_failure_that_tells_the_line(category: Path,
     assert "test_experiments.py:" in outcome.why
 
 
-@pytest.mark.parametrize("name", ["", ".hidden", "a/b", ".."])
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "..", "lid v2", "[red]lid", "-lid", "lid\n"])
 def test_a_name_that_names_no_folder_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="names a folder"):
         Experiment(name=name, data=tmp_path, label="rd", config=CONFIG)
+
+
+def test_a_name_of_letters_and_digits_is_taken(tmp_path: Path) -> None:
+    assert Experiment(name="gehäuse_2-crd-rgb+depth", data=tmp_path, label="rd", config=CONFIG).name.startswith("g")
 
 
 def test_two_experiments_with_one_directory_are_refused(tmp_path: Path) -> None:
@@ -189,9 +228,8 @@ def test_mean_and_spread_over_seeds() -> None:
     def report(category: str, seed: int, auroc: float) -> Report:
         config = CONFIG.model_copy(update={"seed": seed})
         one = Experiment(name=f"{category}-{seed}", data=Path(category), label="rd", config=config)
-        return Report(
-            experiment=one, category=category, files_sha256="", evaluation={"metrics": {"image_auroc": auroc}}
-        )
+        origin = Origin(version="", files_sha256="", weights_sha256="")
+        return Report(experiment=one, category=category, origin=origin, evaluation={"metrics": {"image_auroc": auroc}})
 
     nut, bolt = summaries([report("nut", 0, 0.9), report("bolt", 0, 0.5), report("nut", 1, 0.8), report("nut", 2, 0.7)])
     assert (nut.category, nut.seeds, nut.text("image_auroc")) == ("nut", 3, "80.0 ± 10.0")

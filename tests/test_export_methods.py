@@ -85,7 +85,7 @@ class Exported:
     bundle: Bundle
 
 
-@pytest.fixture(scope="module", params=CASES, ids=CASES)
+@pytest.fixture(scope="module", params=list(CASES))
 def exported(request: pytest.FixtureRequest, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     case, root = CASES[request.param], tmp_path_factory.mktemp("method")
     train(listed(dataset, 4, 4), settings(case.model, **case.choices), root / "run")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -66,8 +67,9 @@ def test_the_teacher_sees_each_frame_once_where_there_is_room(place: str, tmp_pa
 
 @pytest.mark.parametrize("place", ["memory", "disk"])
 def test_a_byte_too_little_is_too_little(place: str, tmp_path: Path) -> None:
-    room = {"memory_bytes": 0, "disk_bytes": 0, f"{place}_bytes": COUNT * RECORD_BYTES - 1}
-    assert FeatureCache(Teacher(), COUNT, directory=tmp_path, **room).place == "nowhere"
+    memory_bytes, disk_bytes = (COUNT * RECORD_BYTES - 1 if place == name else 0 for name in ("memory", "disk"))
+    cache = FeatureCache(Teacher(), COUNT, memory_bytes=memory_bytes, disk_bytes=disk_bytes, directory=tmp_path)
+    assert cache.place == "nowhere"
 
 
 def test_the_file_leaves_no_trace(tmp_path: Path) -> None:
@@ -90,14 +92,14 @@ def test_without_a_place_for_the_file_features_are_computed_each_time(tmp_path: 
     assert torch.equal(cache[slice(3, 5)]["rgb"][1], FRAMES["rgb"][1][3:5])
 
 
-def test_a_disk_that_fills_up_is_left_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``/dev/full`` takes no byte."""
-    open_path = Path.open
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("this system has no /dev/full")
-    monkeypatch.setattr(Path, "open", lambda self, mode: open_path(full if self.parent == tmp_path else self, mode))
-    assert make_cache("disk", tmp_path, Teacher()).place == "nowhere"
+def test_a_disk_that_fills_up_is_left_clean(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10 * RECORD_BYTES, limits[1]))
+    try:
+        cache = make_cache("disk", tmp_path, Teacher())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert cache.place == "nowhere"
     assert list(tmp_path.iterdir()) == []
 
 

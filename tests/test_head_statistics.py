@@ -62,6 +62,6 @@ def test_the_head_that_is_kept_learned_from_all() -> None:
 def test_steps_and_learning_rate_are_the_methods_unless_given() -> None:
     assert (TrainConfig().steps, TrainConfig().learning_rate) == (160, 5e-3)
     rgb = PreprocessConfig(modalities=("rgb",))
-    assert TrainConfig(model="rd", preprocess=rgb).steps == 320
+    assert TrainConfig(model="rd", preprocess=rgb).steps == 160
     assert TrainConfig(model="cmdiad").learning_rate == 5e-4
     assert TrainConfig(model="rd", preprocess=rgb, steps=7).steps == 7

@@ -12,6 +12,7 @@ from onnx import TensorProto, numpy_helper
 from edge_ad.bundle import WEIGHTS
 from edge_ad.errors import BundleError
 from edge_ad.onnx_weights import SHARED_BYTES, share_weights, with_weights
+from edge_ad.types import AnyArray
 from tests.factories import make_feeds
 from tests.onnx_graphs import inspection_graph
 
@@ -26,7 +27,7 @@ def pair() -> dict[str, onnx.ModelProto]:
     return models
 
 
-def answers(model: bytes | str) -> list[np.ndarray]:  # type: ignore[type-arg]
+def answers(model: bytes | str) -> list[AnyArray]:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     return list(session.run(None, make_feeds()))
 

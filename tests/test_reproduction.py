@@ -7,7 +7,7 @@ import pytest
 
 from edge_ad.config import TrainConfig
 from edge_ad.errors import ConfigError, DataError
-from edge_ad.experiments import Experiment, Failure, Report
+from edge_ad.experiments import Experiment, Failure, Origin, Report
 from edge_ad.published import CATEGORIES
 from edge_ad.reproduction import Request, comparison, document, markdown, plan
 from tests.paper_layouts import SETTINGS, write_eyecandies, write_mvtec3d
@@ -25,7 +25,8 @@ def report(category: str, seed: int = 0, **metrics: float) -> Report:
     experiment = Experiment(
         name=f"{category}-{seed}", data=Path(category), label="crd-rgb+normals", config=TrainConfig(seed=seed)
     )
-    return Report(experiment=experiment, category=category, files_sha256="", evaluation={"metrics": metrics})
+    origin = Origin(version="", files_sha256="", weights_sha256="")
+    return Report(experiment=experiment, category=category, origin=origin, evaluation={"metrics": metrics})
 
 
 def test_the_papers_settings_for_mvtec(mvtec3d: Path) -> None:
@@ -39,7 +40,7 @@ def test_the_papers_settings_for_mvtec(mvtec3d: Path) -> None:
     assert (config.preprocess.modalities, config.preprocess.image_size_px) == (("rgb", "normals"), 256)
     assert (config.preprocess.background, config.preprocess.normals_source) == ("keep", "depth")
     assert (config.head.standardize, config.head.energy_floor, config.head.sigma_px) == ("modality", 0, 4)
-    assert (config.first_learning_rate, config.betas) == (5e-3, (0.5, 0.999))
+    assert (config.learning_rate, config.betas) == (5e-3, (0.5, 0.999))
     assert config.final_learning_rate == pytest.approx(0.95**200)
     assert config.crd.modality_dropout == 0
     assert config.steps == 200
@@ -58,7 +59,7 @@ def test_the_papers_settings_for_eyecandies(
     config = experiment.config
     assert len(config.preprocess.modalities) == modalities
     assert config.preprocess.normals_source == "frame"
-    assert config.first_learning_rate == learning_rate
+    assert config.learning_rate == learning_rate
     assert config.final_learning_rate == pytest.approx(final)
     assert config.steps == epochs
 

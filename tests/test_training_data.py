@@ -9,9 +9,10 @@ import pytest
 
 from edge_ad.config import PreprocessConfig, RoiConfig, TrainConfig
 from edge_ad.data import Dataset
+from edge_ad.data.digest import frames_digest
 from edge_ad.errors import ConfigError, DataError, EdgeAdError, OutputError
 from edge_ad.training import train
-from edge_ad.training_data import frames_digest, golden_samples, input_spec, learn_geometry, stacked_inputs
+from edge_ad.training_data import golden_samples, input_spec, learn_geometry, stacked_inputs
 from edge_ad.types import Frame, LabelledFrame
 from tests.datasets import CRD, QUICK, SIZE_PX, ListedFrames, float_listed, listed
 

@@ -17,6 +17,11 @@ results = Console(highlight=False)
 """For results: tables, or JSON lines with ``--json``."""
 
 
+def comma_separated(text: str | None) -> tuple[str, ...]:
+    """The parts of ``rgb, normals``; none of None or an empty text."""
+    return tuple(part.strip() for part in text.split(",")) if text else ()
+
+
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
     results.out(json.dumps(value, indent=1), highlight=False)

@@ -14,21 +14,12 @@ from rich.table import Table
 from edge_ad.bundle import FULL
 from edge_ad.cli.console import notes, print_json, progress_bar, results
 from edge_ad.data import open_dataset
-from edge_ad.evaluation import Evaluation, evaluate
+from edge_ad.evaluation import METRIC_TITLES, Evaluation, evaluate
 from edge_ad.files import write_bytes
 from edge_ad.intervals import Interval
 from edge_ad.predictor import open_predictor
 from edge_ad.report.page import report_html
 from edge_ad.visualization import write_png
-
-METRIC_TITLES = {
-    "image_auroc": "I-AUROC",
-    "pixel_auroc": "P-AUROC",
-    "aupro_30": "AUPRO@30%",
-    "aupro_1": "AUPRO@1%",
-    "average_precision": "AP",
-    "f1_max": "F1-max",
-}
 
 
 def command(
@@ -93,13 +84,13 @@ def print_evaluation(evaluation: Evaluation, title: str) -> None:
     """Two tables, metrics by map and what was found of each kind of defect, with 95 % intervals."""
     table = Table(title=escape(title), title_justify="left")
     table.add_column("map")
-    for heading in METRIC_TITLES.values():
-        table.add_column(heading, justify="right")
+    shown = [name for name in METRIC_TITLES if name in evaluation.metrics]
+    for name in shown:
+        table.add_column(METRIC_TITLES[name], justify="right")
     rows = [("all", evaluation.metrics, evaluation.intervals.metrics)]
     rows += [(name, found, evaluation.intervals.modalities[name]) for name, found in evaluation.modalities.items()]
     for name, metrics, intervals in rows:
-        figures = (_figure(metrics[key], intervals[key]) if key in metrics else "–" for key in METRIC_TITLES)
-        table.add_row(escape(name), *figures)
+        table.add_row(escape(name), *(_figure(metrics[metric], intervals[metric]) for metric in shown))
     results.print(table)
     table = Table(title=f"at threshold {evaluation.threshold:.2f}", title_justify="left")
     table.add_column("part")

@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge_ad.cli.console import notes, results
-from edge_ad.experiments import METRIC_TITLES, Failure, Outcome, ResultTable
+from edge_ad.evaluation import METRIC_TITLES
+from edge_ad.experiments import Failure, Outcome, ResultTable
 
 LINE_METRICS = ("image_auroc", "aupro_30")
 
@@ -24,7 +25,7 @@ def print_outcome(outcome: Outcome, done: int, total: int) -> None:
         return
     metrics = outcome.metrics
     figures = ", ".join(f"{METRIC_TITLES[name]} {100 * metrics[name]:.1f}" for name in LINE_METRICS if name in metrics)
-    notes.print(f"[green]done[/] {place}: {escape(outcome.experiment.name)}: {figures}", soft_wrap=True)
+    notes.print(f"[green]done[/] {place}: {escape(outcome.name)}: {figures}", soft_wrap=True)
 
 
 def print_retry(failure: Failure) -> None:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from edge_ad.cli.console import notes, print_json, progress_bar
+from edge_ad.cli.console import comma_separated, notes, print_json, progress_bar
 from edge_ad.cli.experiment_view import print_failures, print_outcome, print_table, stoppable
 from edge_ad.config import read_toml
-from edge_ad.experiments import Experiment, Failure, Outcome, Report, attempt, check_names, write_results
+from edge_ad.experiments import (
+    Experiment,
+    Failure,
+    Outcome,
+    Report,
+    attempt,
+    check_names,
+    known_reports,
+    write_results,
+)
 from edge_ad.extras import require
 from edge_ad.reproduction import BACKBONE, Plan, Request, comparison, document, markdown, plan
 
@@ -51,8 +61,8 @@ def command(
         data=data,
         dataset=dataset,
         model=model,
-        modalities=_split(modalities),
-        categories=_split(categories),
+        modalities=comma_separated(modalities),
+        categories=comma_separated(categories),
         backbone=backbone,
         weights=weights,
         epochs=epochs,
@@ -84,19 +94,15 @@ def command(
         raise typer.Exit(1)
 
 
-def _split(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",")) if text else ()
-
-
-def _run(planned: Plan, output: Path) -> list[Outcome]:
-    """All experiments, one after the other; the results so far are on disk after each."""
-    outcomes: list[Outcome] = list(planned.failures)
-    total = len(outcomes) + len(planned.experiments)
+def _run(planned: Plan, output: Path) -> dict[str, Outcome]:
+    """All experiments, one after the other; the results so far, and those of before, are on disk after each."""
+    total = len(planned.failures) + len(planned.experiments)
     for done, failure in enumerate(planned.failures, 1):
         print_outcome(failure, done, total)
-    for experiment in planned.experiments:
-        outcomes.append(_run_one(experiment, output))
-        print_outcome(outcomes[-1], len(outcomes), total)
+    outcomes = {failure.name: failure for failure in planned.failures} | known_reports(planned.experiments, output)
+    for done, experiment in enumerate(planned.experiments, len(planned.failures) + 1):
+        outcomes[experiment.name] = outcome = _run_one(experiment, output)
+        print_outcome(outcome, done, total)
         reports, failures = _sorted(outcomes)
         text = markdown(planned, comparison(planned, reports), failures)
         write_results(output, document(planned, reports, failures), text)
@@ -104,7 +110,7 @@ def _run(planned: Plan, output: Path) -> list[Outcome]:
 
 
 def _run_one(experiment: Experiment, output: Path) -> Outcome:
-    with progress_bar(experiment.name) as bar:
+    with progress_bar(escape(experiment.name)) as bar:
         task = bar.task_ids[0]
 
         def watch(stage: str, done: int, total: int) -> None:
@@ -115,6 +121,6 @@ def _run_one(experiment: Experiment, output: Path) -> Outcome:
         return attempt(experiment, output, watch=watch)
 
 
-def _sorted(outcomes: list[Outcome]) -> tuple[list[Report], list[Failure]]:
-    reports = [outcome for outcome in outcomes if isinstance(outcome, Report)]
-    return reports, [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+def _sorted(outcomes: Mapping[str, Outcome]) -> tuple[list[Report], list[Failure]]:
+    reports = [outcome for outcome in outcomes.values() if isinstance(outcome, Report)]
+    return reports, [outcome for outcome in outcomes.values() if isinstance(outcome, Failure)]

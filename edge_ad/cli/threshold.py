@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,15 +12,16 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from edge_ad.bundle import MANIFEST, MODEL, Threshold, Thresholds, read_bundle, write_thresholds
-from edge_ad.cli.console import notes, print_json, progress_bar, results
+from edge_ad.bundle import MODEL, Threshold, Thresholds, read_bundle, write_thresholds
+from edge_ad.cli.console import notes, print_json, results
+from edge_ad.cli.threshold_scores import bundle_directory, cross_scores, good_count, good_scores, judged
 from edge_ad.data import Dataset, open_dataset
+from edge_ad.data.dataset import GOOD
 from edge_ad.engine import ENGINE
-from edge_ad.errors import ConfigError, EngineError
-from edge_ad.extras import require
+from edge_ad.errors import ConfigError, DataError, EngineError
 from edge_ad.predictor import open_predictor
 from edge_ad.separation import Detection, detection, separating_threshold
-from edge_ad.tail import tail_threshold
+from edge_ad.tail import MIN_TAIL_SCORES, REACH, tail_threshold
 from edge_ad.thresholding import (
     CONFIDENCE,
     check_enough,
@@ -99,9 +101,10 @@ def command(
 ) -> None:
     """Sets the threshold from good parts, and says how many of them it rejects.
 
-    The promise is for parts like the validation frames of DATA. It is best
-    kept with good parts that the model has never met: the run's own
-    validation frames also set the scale of its scores.
+    The promise is for parts like the validation frames of DATA. Those that
+    the model was trained with also set the scale of its scores: set such a
+    threshold on the run, which has kept scores for that, before the export.
+    Good parts that the model has never met do for run and bundle alike.
 
     A rate of 0.05 takes 59 good frames at 95 % confidence, 0.01 takes 299.
 
@@ -110,28 +113,33 @@ def command(
     wish = checked_wish(false_reject_rate, confidence, method, with_defects)
     _check_place(model, mode, folds)
     dataset = open_dataset(data, category=category)
-    if false_reject_rate is not None and method == "conformal":  # not only after an hour of folds
-        frames = len(dataset.frames("validation")) + (len(dataset.frames("train")) if folds else 0)
-        check_enough(frames, false_reject_rate, confidence)
+    _check_frames(dataset, wish, folds)
     predictor = open_predictor(model)
     before = predictor.thresholds.modes
     predictor.close()
     modes = list(before) if mode == "all" else [mode]
-    good = {name: _scores(model, dataset, "validation", name, anomalous=False) for name in modes}
-    defective = {name: _scores(model, dataset, "test", name, anomalous=True) for name in modes if with_defects}
-    trained_on = _cross_scores(dataset, model, folds, modes, weights) if folds else {}
-    choices = {
-        name: choose(wish, good[name], trained_on.get(name, []), defective.get(name, []), folds, before.get(name))
-        for name in modes
-    }
+    good = good_scores(model, dataset, modes)
+    defective = {name: judged(model, dataset, "test", name, anomalous=True) for name in modes if with_defects}
+    trained_on = cross_scores(dataset, model, folds, modes, weights) if folds else {}
+    choices = {}
+    for name in modes:
+        scores = good.modes[name], trained_on.get(name, []), defective.get(name, [])
+        choice = choose(wish, *scores, folds, before.get(name))
+        choices[name] = replace(choice, now=good.assumed_by(choice.now))
     _write(model, Thresholds(modes={name: choice.now for name, choice in choices.items()}))
     if json_output:
         print_json({"model": str(model), "modes": {name: choice.report() for name, choice in choices.items()}})
         return
     for name, choice in choices.items():
         print_choice(name, choice)
-    following = "edge-ad build-engine" if _bundle_directory(model) else "edge-ad export"
+    following = "edge-ad build-engine" if bundle_directory(model) else "edge-ad export"
     notes.print(f"[green]set[/]; next: [bold]{following} {escape(str(model))}[/]", soft_wrap=True)
+    if good.assumption:
+        notes.print(
+            "  DATA is what the model was trained with: set the threshold on the run before the export, or with good "
+            "parts that it has not met, and the promise needs no such assumption",
+            soft_wrap=True,
+        )
     if wish.by_defects:
         notes.print(
             "  the test split's defects chose it: to know what it catches, evaluate it on others", soft_wrap=True
@@ -239,51 +247,39 @@ def _check_place(model: Path, mode: str, folds: int) -> None:
         )
     if mode not in MODES:
         raise ConfigError(f"mode {mode!r} is unknown", remedy=f"choose one of {', '.join(MODES)}")
-    if folds and _bundle_directory(model):
+    if folds and bundle_directory(model):
         raise ConfigError(
             f"{model} cannot be cross-scored", why="a bundle has no settings to train by", remedy="name the run instead"
         )
 
 
-def _scores(model: Path, dataset: Dataset, split: str, mode: str, *, anomalous: bool) -> list[float]:
-    frames, scores = dataset.frames(split), []
-    predictor = open_predictor(model, mode)
-    with progress_bar(f"judging {split} frames, {mode}") as bar:
-        for index, item in enumerate(frames):
-            if item.is_anomalous == anomalous:
-                scores.append(predictor(item.frame).score)
-            bar.update(bar.task_ids[0], completed=index + 1, total=len(frames))
-    predictor.close()
-    return scores
-
-
-def _cross_scores(
-    dataset: Dataset, run: Path, folds: int, modes: Sequence[str], weights: Path | None
-) -> dict[str, list[float]]:
-    require("torch", extra="train")
-    from edge_ad.cross_scoring import cross_scores
-    from edge_ad.training import Progress
-
-    directory = (run if run.is_dir() else run.parent) / "folds"
-    with progress_bar("training folds") as bar:
-
-        def show(fold: int, progress: Progress) -> None:
-            description = f"fold {fold + 1} of {folds}: {progress.stage}"
-            bar.update(bar.task_ids[0], description=description, completed=progress.step, total=progress.steps)
-
-        return cross_scores(dataset, run, folds, directory, modes=modes, weights_path=weights, progress=show)
+def _check_frames(dataset: Dataset, wish: Wish, folds: int) -> None:
+    """Refuses what these frames cannot give, before anything is judged and not only after an hour of folds."""
+    rate = wish.false_reject_rate
+    frames = good_count(dataset, "validation", "train") if folds else good_count(dataset, "validation")
+    if rate is not None and wish.method == "conformal":
+        check_enough(frames, rate, wish.confidence)
+    if rate is not None and wish.method == "tail":
+        needed = max(MIN_TAIL_SCORES, math.ceil(1 / (REACH * rate)))
+        if frames < needed:
+            raise ConfigError(
+                f"{frames} good frames are too few for a tail that says something of {100 * rate:.6g} % false rejects",
+                why=f"that takes {needed}",
+                remedy=f"capture {needed - frames} more good parts with 'edge-ad capture --split validation'",
+            )
+    if wish.with_defects and all(entry.defect == GOOD for entry in dataset.frames("test").entries):
+        raise DataError(
+            f"{dataset.root} has no defective test frames",
+            why="--with-defects says what is caught of them",
+            remedy="record some with 'edge-ad capture --split test --defect NAME', or leave out --with-defects",
+        )
 
 
 def _write(model: Path, thresholds: Thresholds) -> None:
-    directory = _bundle_directory(model)
+    directory = bundle_directory(model)
     if directory is not None:
         write_thresholds(read_bundle(directory), thresholds)
         return
     from edge_ad.models.checkpoint import replace_thresholds
 
     replace_thresholds(model, thresholds)
-
-
-def _bundle_directory(model: Path) -> Path | None:
-    directory = model.parent if model.name == MODEL else model
-    return directory if (directory / MANIFEST).is_file() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ import typer
 from pydantic import Field
 from rich.markup import escape
 
-from edge_ad.cli.console import notes, print_json
+from edge_ad.cli.console import comma_separated, notes, print_json
 from edge_ad.cli.experiment_view import print_failures, print_outcome, print_retry, print_table, stoppable
 from edge_ad.cli.train import train_config
 from edge_ad.cluster import Resources, run_on_ray
@@ -18,14 +19,15 @@ from edge_ad.config import Settings, TrainConfig, read_toml, validated
 from edge_ad.data.dataset import subfolders
 from edge_ad.data.layouts import layout_of
 from edge_ad.errors import ConfigError, DataError
+from edge_ad.evaluation import MAIN_METRICS, METRIC_TITLES
 from edge_ad.experiments import (
-    METRIC_TITLES,
     Experiment,
     Failure,
     Outcome,
     Report,
     ResultTable,
     check_names,
+    known_reports,
     summaries,
     write_results,
 )
@@ -85,9 +87,10 @@ def command(
 
     Jobs run on Ray: on this box, or on a cluster whose nodes all see DATA and
     OUTPUT at the same paths. Each has a directory in OUTPUT with checkpoint
-    and report; results.md and results.json have them all. Stopped and
-    started again, it goes on: finished jobs are kept. The exit code is 1 if
-    a job failed in the end; the others' results are there all the same.
+    and report; results.md and results.json have all that this command names.
+    Stopped and started again, it goes on: finished jobs are kept. The exit
+    code is 1 if a job failed in the end; the others' results are there all
+    the same.
 
     Instead of DATA, a TOML file can list the experiments: tables called
     experiment with data, and if you like name, categories, seeds, weights
@@ -105,21 +108,22 @@ def command(
         experiments = []
         for data in sources:
             for label, settings in configs:
-                table = ExperimentTable(data=data, categories=_split(categories), seeds=seeds or 1, weights=weights)
+                names = comma_separated(categories)
+                table = ExperimentTable(data=data, categories=names, seeds=seeds or 1, weights=weights)
                 experiments += _expanded(table, label, settings)
     check_names(experiments)
     notes.print(f"{len(experiments)} experiments into {escape(str(output))}", soft_wrap=True)
     resources = Resources(cpus, gpus)
-    outcomes: list[Outcome] = []
+    outcomes = known_reports(experiments, output)
     runs = run_on_ray(
         experiments, output.absolute(), address=address, resources=resources, retries=retries, retrying=print_retry
     )
     with stoppable(output), closing(runs):
-        for outcome in runs:
-            outcomes.append(outcome)
-            print_outcome(outcome, len(outcomes), len(experiments))
+        for done, outcome in enumerate(runs, 1):
+            outcomes[outcome.name] = outcome
+            print_outcome(outcome, done, len(experiments))
             write_results(output, _document(experiments, outcomes), _table(experiments, outcomes).markdown())
-    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    failures = _failures(outcomes)
     if json_output:
         print_json(_document(experiments, outcomes))
     else:
@@ -145,7 +149,7 @@ def configs_from_models(models: str, path: Path | None, options: dict[str, Any])
         ConfigError: a setting is not possible.
     """
     configs = []
-    for text in _split(models):
+    for text in comma_separated(models):
         model, _, modalities = text.partition(":")
         config = train_config(path, {**options, "model": model}, modalities.replace("+", ",") or None)
         configs.append((_label(config), config))
@@ -172,16 +176,22 @@ def experiments_from_file(path: Path) -> list[Experiment]:
 def _expanded(table: ExperimentTable, label: str, config: TrainConfig) -> list[Experiment]:
     """One experiment for each category and seed."""
     return [
-        Experiment(
-            name=f"{category.absolute().name}-{label}-seed{seed}",
-            data=category.absolute(),
-            label=label,
-            config=config.model_copy(update={"seed": seed}),
-            weights=None if table.weights is None else table.weights.absolute(),
-        )
+        _experiment(category.absolute(), label, config.model_copy(update={"seed": seed}), table.weights)
         for category in _category_directories(table.data, table.categories)
         for seed in range(config.seed, config.seed + table.seeds)
     ]
+
+
+def _experiment(category: Path, label: str, config: TrainConfig, weights: Path | None) -> Experiment:
+    name = f"{category.name}-{label}-seed{config.seed}"
+    values = {
+        "name": name,
+        "data": category,
+        "label": label,
+        "config": config,
+        "weights": None if weights is None else weights.absolute(),
+    }
+    return validated(Experiment, values, f"experiment {name}", remedy="rename the category's folder or the experiment")
 
 
 def _category_directories(data: Path, names: tuple[str, ...]) -> list[Path]:
@@ -207,31 +217,31 @@ def _label(config: TrainConfig) -> str:
     return f"{config.model}-{'+'.join(config.preprocess.modalities)}"
 
 
-def _split(text: str | None) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",")) if text else ()
-
-
-def _reports(experiments: list[Experiment], outcomes: list[Outcome]) -> list[Report]:
+def _reports(experiments: list[Experiment], outcomes: Mapping[str, Outcome]) -> list[Report]:
     """The reports in the experiments' order; on Ray they come as they finish."""
-    found = {outcome.experiment.name: outcome for outcome in outcomes if isinstance(outcome, Report)}
-    return [found[experiment.name] for experiment in experiments if experiment.name in found]
+    found = (outcomes.get(experiment.name) for experiment in experiments)
+    return [outcome for outcome in found if isinstance(outcome, Report)]
 
 
-def _table(experiments: list[Experiment], outcomes: list[Outcome]) -> ResultTable:
+def _failures(outcomes: Mapping[str, Outcome]) -> list[Failure]:
+    return [outcome for outcome in outcomes.values() if isinstance(outcome, Failure)]
+
+
+def _table(experiments: list[Experiment], outcomes: Mapping[str, Outcome]) -> ResultTable:
     rows = [
-        (summary.category, summary.label, str(summary.seeds), *map(summary.text, METRIC_TITLES))
+        (summary.category, summary.label, str(summary.seeds), *map(summary.text, MAIN_METRICS))
         for summary in summaries(_reports(experiments, outcomes))
     ]
-    headings = ("category", "model", "seeds", *METRIC_TITLES.values())
+    headings = ("category", "model", "seeds", *(METRIC_TITLES[name] for name in MAIN_METRICS))
     return ResultTable(f"{len(rows)} results of {len(experiments)} experiments", headings, tuple(rows))
 
 
-def _document(experiments: list[Experiment], outcomes: list[Outcome]) -> dict[str, Any]:
+def _document(experiments: list[Experiment], outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     """All results, JSON-able; metrics in [0, 1]."""
     return {
         "experiments": [
             {
-                "name": report.experiment.name,
+                "name": report.name,
                 "category": report.category,
                 "label": report.experiment.label,
                 "seed": report.experiment.config.seed,
@@ -239,5 +249,5 @@ def _document(experiments: list[Experiment], outcomes: list[Outcome]) -> dict[st
             }
             for report in _reports(experiments, outcomes)
         ],
-        "failures": [outcome.model_dump() for outcome in outcomes if isinstance(outcome, Failure)],
+        "failures": [failure.model_dump() for failure in _failures(outcomes)],
     }

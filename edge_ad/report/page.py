@@ -11,25 +11,24 @@ import numpy as np
 from markupsafe import Markup
 
 import edge_ad
-from edge_ad.evaluation import Evaluation
+from edge_ad.evaluation import MAIN_METRICS, METRIC_TITLES, Evaluation
 from edge_ad.intervals import LEVEL, RESAMPLES, Interval, share_interval
 from edge_ad.metrics import roc_curve
 from edge_ad.report.charts import histogram, pro_chart, roc_chart, whisker
 from edge_ad.report.pictures import MODALITIES, Card, Scales, card, scale_bar
 
-METRICS = {
-    "image_auroc": ("I-AUROC", "chance that a defective part scores above a good one"),
-    "average_precision": ("AP", "mean precision over all recalls"),
-    "f1_max": ("F1-max", "best F1 over all thresholds"),
-    "pixel_auroc": ("P-AUROC", "chance that a defective pixel scores above another"),
-    "aupro_30": ("AUPRO 30\u00a0%", "overlap with defects, up to 30 % false positives"),
-    "aupro_1": ("AUPRO 1\u00a0%", "the same, up to 1 %"),
-    "aupro_30_100": ("AUPRO 30\u00a0%, 100 thresholds", "as papers compute it, at 256×256; to compare only"),
-    "aupro_1_100": ("AUPRO 1\u00a0%, 100 thresholds", "as papers compute it, at 256×256; to compare only"),
+METRIC_MEANINGS = {
+    "image_auroc": "chance that a defective part scores above a good one",
+    "pixel_auroc": "chance that a defective pixel scores above another",
+    "aupro_30": "overlap with defects, up to 30 % false positives",
+    "aupro_1": "the same, up to 1 %",
+    "average_precision": "mean precision over all recalls",
+    "f1_max": "best F1 over all thresholds",
+    "aupro_30_100": "as papers compute it, at 256×256; to compare only",
+    "aupro_1_100": "as papers compute it, at 256×256; to compare only",
 }
-"""Name and plain words for each metric, in the report's order."""
+"""Plain words for each metric."""
 
-HEADLINES = ("image_auroc", "pixel_auroc", "aupro_30", "aupro_1")
 CLOSEST_CALLS = 2
 """How many parts are shown where none was judged wrongly."""
 
@@ -71,8 +70,10 @@ def report_html(evaluation: Evaluation, *, category: str, description: str, when
         when=when.astimezone(timezone.utc),
         version=edge_ad.__version__,
         evaluation=evaluation,
-        headlines=[name for name in HEADLINES if name in evaluation.metrics],
-        names={name: words for name, words in METRICS.items() if name in evaluation.metrics},
+        headlines=[name for name in MAIN_METRICS if name in evaluation.metrics],
+        names={
+            name: (title, METRIC_MEANINGS[name]) for name, title in METRIC_TITLES.items() if name in evaluation.metrics
+        },
         maps=maps,
         charts=_charts(evaluation),
         other_thresholds=_other_thresholds(evaluation),
@@ -111,7 +112,7 @@ def _other_thresholds(evaluation: Evaluation) -> list[tuple[str, float, int, int
     below = scores[scores < lowest_defective]
     thresholds = (
         ("Accept every good part", float(scores[~labels].max())),
-        ("Best F1", evaluation.metrics["f1_max_threshold"]),
+        ("Best F1", evaluation.f1_max_threshold),
         ("Find every defect", float(below.max() if below.size else np.nextafter(lowest_defective, -np.inf))),
     )
     return [

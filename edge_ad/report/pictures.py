@@ -63,8 +63,8 @@ class Scales:
         """The scales that suit the parts that the report shows."""
         shown = [example.judged for example in (*evaluation.lowest_defective, *evaluation.highest_good)]
         modalities = {
-            name: display_range([part.modality_maps[name] for part in shown], metrics["f1_max_threshold"])
-            for name, metrics in evaluation.modalities.items()
+            name: display_range([part.modality_maps[name] for part in shown], threshold)
+            for name, threshold in evaluation.modality_thresholds.items()
         }
         return cls(display_range([part.anomaly_map for part in shown], evaluation.threshold), modalities)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_ad.cli import reproduce
 from tests.cli.command_line import edge_ad
 from tests.paper_layouts import write_eyecandies, write_mvtec3d
 
@@ -45,6 +46,7 @@ def test_finished_categories_are_kept_and_a_damaged_one_does_not_stop_them(
     paper: str,
     quick: tuple[str, ...],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data, output = tmp_path / "data", tmp_path / "runs"
     for seed, name in enumerate(names):
@@ -89,6 +91,13 @@ def test_finished_categories_are_kept_and_a_damaged_one_does_not_stop_them(
     assert [line.split(" | ")[0] for line in text.splitlines()[4:7]] == [f"| {damaged}", f"| {good}", "| mean of 2"]
     assert set(json.loads((output / "results.json").read_text())["categories"]) == set(names)
     assert "mean of 2" in done.stdout
+
+    written: list[int] = []
+    monkeypatch.setattr(
+        reproduce, "write_results", lambda output, document, markdown: written.append(len(document["categories"]))
+    )
+    assert edge_ad(*command).exit_code == 0
+    assert written == [2, 2]  # the table is whole from the first category on
 
 
 @pytest.mark.parametrize(

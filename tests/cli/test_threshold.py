@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from edge_ad.bundle import read_bundle
+from edge_ad.bundle import Threshold, read_bundle
+from edge_ad.cli.threshold_scores import GoodScores
 from edge_ad.data import Dataset
 from edge_ad.data.synthetic import write_synthetic
 from edge_ad.engine import build_engine
 from edge_ad.models.checkpoint import read_checkpoint
 from edge_ad.predictor import open_predictor
 from tests.cli.command_line import Outcome, edge_ad
+from tests.datasets import SIZE_PX
 from tests.factories import make_bundle
 
 
@@ -23,6 +25,14 @@ def captures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Frames that fit the sample graph: 20 good ones to set the threshold, 4 defective ones."""
     root = tmp_path_factory.mktemp("captures") / "widget"
     write_synthetic(root, train=4, validation=20, test_good=1, test_per_defect=1, size_px=64)
+    return root
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As many parts as in ``synthetic_root``, and other ones."""
+    root = tmp_path_factory.mktemp("fresh") / "housing"
+    write_synthetic(root, train=10, validation=5, test_good=1, test_per_defect=1, size_px=SIZE_PX, seed=9)
     return root
 
 
@@ -93,14 +103,45 @@ def test_with_defects_and_no_rate_they_choose(run: Path, synthetic_root: Path) -
     assert "evaluate it on others" in done.stderr
 
 
-def test_a_run_gets_its_threshold_too(run: Path, synthetic_root: Path) -> None:
+def test_a_run_and_its_own_data_make_a_threshold_of_the_cross_fitted_scores(run: Path, synthetic_root: Path) -> None:
     scores = read_checkpoint(run)[0].validation_scores["full"]
     report = report_of(
         edge_ad("threshold", run, synthetic_root, "--false-reject-rate", "0.6", "--confidence", "0.8", "--json")
     )
-    assert report["new"]["value"] == pytest.approx(sorted(scores)[-2], abs=1e-4)
+    assert report["new"]["value"] == sorted(scores)[-2]
+    by_the_final_head = sorted(scores_of(run, synthetic_root, "validation"))[-2]
+    assert report["new"]["value"] != pytest.approx(by_the_final_head, abs=1e-3)
+    assert report["new"]["assumption"] == ""
     assert open_predictor(run).threshold == report["new"]["value"]
     assert read_checkpoint(run)[0].validation_scores["full"] == scores
+
+
+def test_other_data_are_judged_by_the_run(run: Path, fresh: Path) -> None:
+    report = report_of(edge_ad("threshold", run, fresh, "--json"))
+    assert report["new"]["value"] == pytest.approx(max(scores_of(run, fresh, "validation")))
+    assert report["new"]["assumption"] == ""
+
+
+def test_a_bundle_and_the_data_of_its_training_make_an_assumption(
+    bundle_directory: Path, synthetic_root: Path, fresh: Path, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(bundle_directory, tmp_path / "bundle"))
+    done = edge_ad("threshold", bundle, synthetic_root)
+    assert done.exit_code == 0, done.stderr
+    assert "if the validation frames, which also set the scale of the scores, stand for new parts" in done.stdout
+    assert "set the threshold on the run before the export" in done.stderr
+    assert read_bundle(bundle).thresholds.modes["full"].assumption.startswith("the validation frames")
+
+    done = edge_ad("threshold", bundle, fresh)
+    assert done.exit_code == 0, done.stderr
+    assert "before the export" not in done.stderr
+    assert read_bundle(bundle).thresholds.modes["full"].assumption == ""
+
+
+def test_an_assumption_joins_the_threshold_s_own() -> None:
+    tail = Threshold(value=1, method="tail", frames=9, false_reject_rate=0.1, assumption="it is a tail")
+    assert GoodScores({}, "they are fresh").assumed_by(tail).assumption == "they are fresh and it is a tail"
+    assert GoodScores({}).assumed_by(tail) == tail
 
 
 def test_all_modes_of_a_model_are_set_at_once(run: Path, synthetic_root: Path) -> None:
@@ -118,6 +159,28 @@ def test_folds_add_the_training_frames(run: Path, synthetic_root: Path, dataset:
     assert "if models trained without" in report["promise"]
 
 
+@pytest.mark.parametrize(
+    ("options", "exit_code", "text"),
+    [
+        (("--with-defects",), 3, "no defective test frames"),
+        (("--method", "tail", "--false-reject-rate", "0.01"), 2, "15 good frames are too few for a tail"),
+        (("--false-reject-rate", "0.05"), 2, "15 good frames cannot promise"),
+    ],
+    ids=["no-defects", "tail", "conformal"],
+)
+def test_what_folds_cannot_mend_is_refused_before_their_training(
+    run: Path, synthetic_root: Path, tmp_path: Path, options: tuple[str, ...], exit_code: int, text: str
+) -> None:
+    data = Path(shutil.copytree(synthetic_root, tmp_path / "housing"))
+    for folder in (data / "test").iterdir():
+        if folder.name != "good":
+            shutil.rmtree(folder)
+    done = edge_ad("threshold", run, data, "--folds", "2", *options)
+    assert done.exit_code == exit_code, done.stderr
+    assert text in done.stderr
+    assert not (run / "folds").exists()
+
+
 def test_an_engine_is_sent_back_to_its_bundle(bundle: Path, captures: Path, tmp_path: Path) -> None:
     build_engine(read_bundle(bundle), tmp_path / "engine", backend="onnxruntime", precision="fp32")
     done = edge_ad("threshold", tmp_path / "engine", captures)
@@ -133,7 +196,8 @@ def test_an_engine_is_sent_back_to_its_bundle(bundle: Path, captures: Path, tmp_
         (("--confidence", "95"), 2, "--confidence is 95"),
         (("--method", "magic"), 2, "magic"),
         (("--method", "tail"), 2, "--false-reject-rate 0.01"),
-        (("--method", "tail", "--false-reject-rate", "0.1"), 3, "20 good scores are too few"),
+        (("--method", "tail", "--false-reject-rate", "0.1"), 2, "that takes 100"),
+        (("--method", "tail", "--false-reject-rate", "0.0005"), 2, "that takes 200"),
         (("--mode", "sideways"), 2, "sideways"),
         (("--mode", "rgb_only"), 4, "rgb_only"),
         (("--folds", "3"), 2, "name the run instead"),

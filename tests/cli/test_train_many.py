@@ -27,6 +27,10 @@ preprocess.modalities = ["depth"]
 [[experiment]]
 data = "parts"
 weights = "teacher.safetensors"
+
+[[experiment]]
+data = "parts/nut"
+settings = {model = "rd"}
 """
 
 TWO = """
@@ -59,6 +63,7 @@ def parts(category: Path, tmp_path: Path) -> Path:
     for name in ("nut", "bolt"):
         shutil.copytree(category, tmp_path / "parts" / name)
     (tmp_path / "small.toml").write_text("steps = 3")
+    shutil.copytree(category, tmp_path / "spaced/lid v2")
     return tmp_path / "parts"
 
 
@@ -104,6 +109,7 @@ def test_a_file_names_experiments_relative_to_itself(parts: Path, tmp_path: Path
         "nut-small-seed6",
         "bolt-crd-rgb+depth-seed0",
         "nut-crd-rgb+depth-seed0",
+        "nut-rd-rgb-seed0",
     ]
     assert experiments[1].data == parts / "nut"
     assert experiments[1].config.preprocess.modalities == ("depth",)
@@ -129,8 +135,9 @@ def test_models_with_their_modalities(tmp_path: Path) -> None:
         (("many.toml", "--seeds", "3"), 2, "--seeds does not go with"),
         (("none.toml",), 2, "none.toml"),
         (("small.toml",), 2, "experiment"),
+        (("parts/nut", "spaced/lid v2"), 2, "use letters, digits, +, - and _"),
     ],
-    ids=["category", "no-category", "model", "twice", "option-and-file", "no-file", "other-file"],
+    ids=["category", "no-category", "model", "twice", "option-and-file", "no-file", "other-file", "folder-name"],
 )
 def test_bad_input_is_one_clear_error(
     arguments: tuple[str, ...],

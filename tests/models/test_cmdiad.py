@@ -403,7 +403,7 @@ def test_the_whole_detector_exports(main: str) -> None:
     with torch.no_grad():
         detector.preprocess.learn_occupancy(frames["depth"])
         batch, _ = detector.batch(frames)
-        detector.scaling.learn(lambda: [detector.teacher(batch.images)])
+        detector.scaling.learn([detector.teacher(batch.images)])
         batch, _ = detector.batch(frames)
         detector.method.finish(lambda: [batch])
         operating = detector.operating()

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edge_ad.bundle import FULL
 from edge_ad.config import CrdConfig
 from edge_ad.models.backbones import BACKBONES
 from edge_ad.models.crd import Crd, CrdOutputs, CrdStudent
 from edge_ad.models.layers import Decoder
-from edge_ad.models.method import FULL, Batch, flattened_cosine_loss
+from edge_ad.models.method import Batch, flattened_cosine_loss
 from edge_ad.models.rd import RdStudent
 from tests.models.methods import LITE, PAIR, gradient, make_batch, make_method, random_features, seeded
 
@@ -102,7 +103,7 @@ ABLATIONS = pytest.mark.parametrize(
 
 
 @ABLATIONS
-def test_an_ablation_lacks_parameters_and_terms(choices: dict[str, bool], terms: tuple[str, ...]) -> None:
+def test_an_ablation_lacks_parameters_and_terms(choices: dict[str, Any], terms: tuple[str, ...]) -> None:
     model, features = make_crd(**choices), make_batch().features
     names = {name for name, _ in model.named_parameters()}
     for part, there in (
@@ -124,7 +125,7 @@ def test_an_ablation_lacks_parameters_and_terms(choices: dict[str, bool], terms:
 
 @ABLATIONS
 def test_an_ablation_looks_at_the_other_modality_only_through_its_tuners(
-    choices: dict[str, bool], terms: tuple[str, ...]
+    choices: dict[str, Any], terms: tuple[str, ...]
 ) -> None:
     model = make_crd(**choices).eval()
     one, other = make_batch(seed=1).features, make_batch(seed=2).features
@@ -136,9 +137,12 @@ def test_an_ablation_looks_at_the_other_modality_only_through_its_tuners(
 
 
 def test_the_bottleneck_of_an_ablation_is_half_as_wide() -> None:
-    with_filter, without = (make_crd(filter=there).students["rgb"].bottleneck for there in (True, False))
-    for full, half in ((with_filter.scale1[0][0], without.scale1[0][0]), (with_filter.scale2[0], without.scale2[0])):
-        assert full.in_channels == 2 * half.in_channels
+    with_filter, without = (make_crd(filter=there) for there in (True, False))
+    for layer in ("scale1.0.0", "scale2.0", "scale3.0"):
+        full, half = (
+            model.get_parameter(f"students.rgb.bottleneck.{layer}.weight") for model in (with_filter, without)
+        )
+        assert full.shape[1] == 2 * half.shape[1]
 
 
 def test_each_student_is_given_its_own_modality_first() -> None:

@@ -5,11 +5,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from edge_ad.bundle import FULL
 from edge_ad.models.anomaly_map import cosine_distance
 from edge_ad.models.backbones import BACKBONES
 from edge_ad.models.detector import METHODS, DetectorConfig, FeatureScaling, method_class
-from edge_ad.models.method import FULL, Method
-from tests.models.methods import LITE, PAIR, SPEC, make_detector
+from edge_ad.models.method import Method
+from tests.models.methods import LITE, PAIR, SPEC, make_detector, random_features
 
 
 def arrays(batch: int = 2) -> tuple[Tensor, Tensor]:
@@ -85,7 +86,7 @@ def test_scaling_centres_and_scales_each_channel() -> None:
     }
     torch.testing.assert_close(scaling(features), features)
     rows = (slice(0, 1), slice(1, 4))
-    scaling.learn(lambda: [{name: [x[part] for x in maps] for name, maps in features.items()} for part in rows])
+    scaling.learn({name: [x[part] for x in maps] for name, maps in features.items()} for part in rows)
     for maps in scaling(features).values():
         for x in maps:
             torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(x.shape[1]), atol=1e-4, rtol=0)
@@ -94,10 +95,11 @@ def test_scaling_centres_and_scales_each_channel() -> None:
 
 def test_scaling_leaves_what_it_has_no_statistics_for() -> None:
     """The images that some methods get with the features."""
-    scaling, images = FeatureScaling(BACKBONES[LITE], ("rgb",)), {"image rgb": [torch.ones(1, 3, 8, 8)]}
-    before = {name: x.clone() for name, x in scaling.state_dict().items()}
-    scaling.learn(lambda: [images])
-    assert all(torch.equal(x, before[name]) for name, x in scaling.state_dict().items())
+    scaling, features = FeatureScaling(BACKBONES[LITE], ("rgb",)), random_features(LITE)
+    other = FeatureScaling(BACKBONES[LITE], ("rgb",))
+    scaling.learn([{"rgb": features, "image rgb": [torch.ones(2, 3, 64, 64)]}])
+    other.learn([{"rgb": features}])
+    torch.testing.assert_close(dict(scaling.state_dict()), dict(other.state_dict()), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

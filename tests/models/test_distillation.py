@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from edge_ad.bundle import FULL
 from edge_ad.models.backbones import BACKBONES
-from edge_ad.models.method import FULL, Batch, exact_batch_norm, flattened_cosine_loss
+from edge_ad.models.method import Batch, exact_batch_norm, flattened_cosine_loss
 from tests.models.methods import LITE, PAIR, TRIPLE, gradient, make_batch, make_method, seeded
 
 BOTH = pytest.mark.parametrize("model", ["rd", "fd"])

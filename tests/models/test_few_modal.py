@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,16 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from edge_ad.bundle import FULL
 from edge_ad.models.crd import Crd
 from edge_ad.models.detector import Detector
 from edge_ad.models.layers import Features
-from edge_ad.models.method import FULL, Batch
+from edge_ad.models.method import Batch
 from tests.models.methods import LITE, PAIR, gradient, make_batch, make_detector, make_method, seeded
 
 MODES = pytest.mark.parametrize(("mode", "own", "other"), [("rgb_only", "rgb", "depth"), ("3d_only", "depth", "rgb")])
 
 
-def make_crd(**choices: float | bool) -> Crd:
+def make_crd(**choices: Any) -> Crd:
     model = make_method("crd", **choices)
     assert isinstance(model, Crd)
     return model
@@ -56,7 +58,7 @@ def arrays(name: str, batch: int = 2) -> Tensor:
     ids=["pair", "order", "no dropout", "no amplifier", "no filter", "one sensor"],
 )
 def test_which_modes_there_are(
-    modalities: tuple[str, ...], choices: dict[str, float], expected: dict[str, tuple[str, ...]]
+    modalities: tuple[str, ...], choices: dict[str, Any], expected: dict[str, tuple[str, ...]]
 ) -> None:
     with torch.device("meta"):
         assert make_method("crd", modalities, **choices).modes == expected
@@ -150,7 +152,7 @@ def test_the_missing_sensor_is_not_computed(detector: Detector, mode: str, own: 
     student = macs(model.get_submodule(f"students.{own}"), maps, maps)
     amplifiers = [(model.get_submodule(f"students.{other}.tuners.amplifiers.{i}"), maps[i]) for i in range(3)]
     amplifier = sum(macs(module, x) for module, x in amplifiers)
-    blur = macs(detector.heads[mode].blur, torch.zeros(1, 1, 64, 64))
+    blur = macs(model.head(mode).blur, torch.zeros(1, 1, 64, 64))
     both = macs(detector.operating(FULL), arrays("rgb", 1), arrays("depth", 1))
     one = macs(detector.operating(mode), arrays(own, 1))
     assert both == 2 * (teacher + student + blur)
