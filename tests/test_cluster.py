@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -84,11 +85,12 @@ def test_a_job_without_gpus_sees_none_and_is_a_failure_when_its_process_dies(cat
     def kill() -> None:
         while not killed.is_set():
             for process in descendants():
-                if process.is_running() and "ray::attempt" in " ".join(process.cmdline()):
-                    gpus_seen.append(process.environ().get("CUDA_VISIBLE_DEVICES"))
-                    process.kill()
-                    killed.set()
-                    return
+                with suppress(psutil.NoSuchProcess):  # Ray's helpers come and go
+                    if "ray::attempt" in " ".join(process.cmdline()):
+                        gpus_seen.append(process.environ().get("CUDA_VISIBLE_DEVICES"))
+                        process.kill()
+                        killed.set()
+                        return
             time.sleep(0.05)
 
     killer = threading.Thread(target=kill, daemon=True)

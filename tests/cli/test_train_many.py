@@ -79,7 +79,7 @@ def test_stopped_and_started_again_it_goes_on(parts: Path, tmp_path: Path) -> No
     while not ((output / "results.json").exists() and checkpoint.exists()) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=180)
     assert process.returncode == 130, stderr
     assert "the same command goes on" in stderr
     assert "Traceback" not in stderr

@@ -235,16 +235,13 @@ def test_every_token_is_as_likely_to_be_drawn() -> None:
 @pytest.mark.parametrize("main", MAINS)
 def test_banks_hold_real_and_hallucinated_tokens_of_the_training_frames(main: str) -> None:
     method = finished(main)
-    first, second = {"rgb": ("rgb", "depth"), "3d": ("depth", "rgb"), "both": ("depth", "rgb")}[main]
-    assert tuple(method.banks) == (first, second)
+    first, second = method.names
+    assert tuple(method.banks) == method.maps
     batches = [make_batch(seed=seed) for seed in (1, 2)]
     real = {name: torch.cat([patch_tokens(batch.features[name]) for batch in batches]) for name in (first, second)}
     with torch.no_grad():
-        expected = {
-            first: real[first],
-            second: method.hallucinator(real[first]) if method.hallucinator else real[second],
-        }
-        for name, tokens in expected.items():
+        expected = (real[first], method.hallucinator(real[first]) if method.hallucinator else real[second])
+        for name, tokens in zip(method.maps, expected, strict=True):
             bank = method.banks[name].tokens
             assert isinstance(bank, Tensor) and bank.shape == (256, 152)  # half of 8 frames × 64
             assert float(torch.cdist(bank, tokens.flatten(0, 1)).amin(1).max()) < 1e-2
@@ -291,19 +288,25 @@ class OnlyOne(Mapping[str, Features]):
 
 
 @pytest.mark.parametrize(
-    ("main", "reads"), [("rgb", ("rgb",)), ("3d", ("depth",)), ("both", ("depth", "rgb"))], ids=MAINS
+    ("main", "reads", "maps"),
+    [
+        ("rgb", ("rgb",), {"rgb", "hallucinated_depth"}),
+        ("3d", ("depth",), {"depth", "hallucinated_rgb"}),
+        ("both", ("depth", "rgb"), {"depth", "rgb"}),
+    ],
+    ids=MAINS,
 )
-def test_the_absent_sensor_is_not_read(main: str, reads: tuple[str, ...]) -> None:
+def test_the_absent_sensor_is_not_read(main: str, reads: tuple[str, ...], maps: set[str]) -> None:
     detector = make_detector(main).eval()
     assert detector.method.modes == {FULL: reads}
     operating, frames = detector.operating(), cameras()
     assert set(operating.input_names) == set(reads)
-    assert set(operating.output_names) == {"anomaly_map", "score", "map_rgb", "map_depth"}
+    assert set(operating.output_names) == {"anomaly_map", "score", *(f"map_{name}" for name in maps)}
     with torch.no_grad():
         results = operating(*(frames[name] for name in operating.input_names))
         if len(reads) == 1:
             batch = Batch(OnlyOne(make_batch().features, reads[0]))
-            assert set(detector.method.distances(batch, FULL)) == {"rgb", "depth"}
+            assert set(detector.method.distances(batch, FULL)) == maps
     assert [x.shape for x in results] == [(4, 64, 64), (4,), (4, 64, 64), (4, 64, 64)]
 
 
@@ -349,7 +352,7 @@ def test_one_unit_serves_map_and_score(main: str, masked: bool) -> None:
     assert float(score.mean()) == pytest.approx(peaks.mean(), rel=1e-3)
     assert float(score.std(correction=0)) == pytest.approx(peaks.std(), rel=1e-3)
     torch.testing.assert_close(torch.stack(list(maps.values())).sum(0), anomaly_map)
-    assert tuple(maps) == method.names
+    assert tuple(maps) == method.maps
 
 
 def test_equal_validation_frames_still_give_finite_scores() -> None:
