@@ -75,7 +75,7 @@ def test_stopped_and_started_again_it_goes_on(parts: Path, tmp_path: Path) -> No
     command = ("train-many", path, "--output", output, "--cpus", "1", "--gpus", "0", "--retries", "0")
     process = start(*command)
     report, checkpoint = output / "nut-short-seed0/report.json", output / "bolt-long-seed0/checkpoint.safetensors"
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while not ((output / "results.json").exists() and checkpoint.exists()) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
