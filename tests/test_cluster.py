@@ -81,10 +81,13 @@ def test_a_failed_job_is_tried_again_and_the_others_go_on(category: Path, tmp_pa
 def test_a_job_without_gpus_sees_none_and_is_a_failure_when_its_process_dies(category: Path, tmp_path: Path) -> None:
     killed = threading.Event()
     gpus_seen: list[str | None] = []
+    before = descendants()  # of the last test, if they are not gone yet
 
     def kill() -> None:
         while not killed.is_set():
             for process in descendants():
+                if process in before:
+                    continue
                 with suppress(psutil.NoSuchProcess):  # Ray's helpers come and go
                     if "ray::attempt" in " ".join(process.cmdline()):
                         gpus_seen.append(process.environ().get("CUDA_VISIBLE_DEVICES"))

@@ -13,7 +13,10 @@ from unittest import mock
 
 from edge_ad.cli import main
 
-MAIN = (sys.executable, "-c", "from edge_ad.cli import main; main()")
+CTRL_C_WORKS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+"""Shells start what is to run in the background with Ctrl-C ignored, and it is inherited."""
+
+MAIN = (sys.executable, "-c", f"{CTRL_C_WORKS}; from edge_ad.cli import main; main()")
 
 
 @dataclass(frozen=True)
