@@ -75,7 +75,7 @@ def main(backbone: str = "efficientnet_lite0", size: int = 256, rounds: int = 20
             if index >= 2:
                 kept.append(1000 * (time.perf_counter() - started))
     medians = [statistics.median(kept) for kept in times]
-    table = Table("graph", "parameters, M", "GMAC", "ms", "relative", title=f"{backbone}, {size}²")
+    table = Table("graph", "parameters of the model, M", "GMAC", "ms", "relative", title=f"{backbone}, {size}²")
     for (name, millions, giga, *_), median in zip(rows, medians, strict=True):
         table.add_row(name, f"{millions:.1f}", f"{giga:.2f}", f"{median:.0f}", f"{median / medians[0]:.2f}")
     console.print(table)

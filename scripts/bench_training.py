@@ -61,13 +61,13 @@ def main(
 
 
 class _Clock:
-    """From the first look at the teacher's features to the last step."""
+    """From reading the frames to the last step."""
 
     started = trained = 0.0
 
     def note(self, progress: Progress) -> None:
         """Called by the training."""
-        if progress.stage.startswith("computing"):
+        if progress.stage == "reading frames":
             self.started = time.monotonic()
         if progress.stage == "training":
             self.trained = time.monotonic()
