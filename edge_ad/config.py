@@ -229,6 +229,8 @@ class MethodConfig(Settings):
         backbone: the teacher.
         preprocess: how frames become images.
         head: how distances become a map.
+        standardize_features: give each channel of the teacher's features mean 0 and standard deviation 1 over the
+            training frames. EfficientNet-Lite's always are; a ResNet's are left as they are in the papers.
         crd, mmrd, cmdiad: choices of these methods.
     """
 
@@ -236,6 +238,7 @@ class MethodConfig(Settings):
     backbone: str = "efficientnet_lite0"
     preprocess: PreprocessConfig = PreprocessConfig()
     head: HeadConfig = HeadConfig()
+    standardize_features: bool = False
     crd: CrdConfig = CrdConfig()
     mmrd: MmrdConfig = MmrdConfig()
     cmdiad: CmdiadConfig = CmdiadConfig()
@@ -249,6 +252,8 @@ class MethodConfig(Settings):
             raise ValueError(f"model {self.model} takes {wanted} modalities, not {', '.join(modalities)}")
         if self.model == "cmdiad" and "rgb" not in modalities:
             raise ValueError("model cmdiad takes rgb and one of depth and normals")
+        if self.model == "fd" and self.standardize_features:
+            raise ValueError("model fd has the teacher's own architecture, which gives features as they are")
         return self
 
 

@@ -35,7 +35,7 @@ COSTED = {
     "rd rgb": Setting("rd", ("rgb",)),
     "rd depth": Setting("rd", ("depth",)),
     "rd rgb+depth": Setting("rd", PAIR),
-    **{name: setting for name, setting in SETTINGS.items() if name not in ("rd", "crd no dropout")},
+    **{name: setting for name, setting in SETTINGS.items() if name not in ("rd", "crd no dropout", "crd standardized")},
 }
 
 

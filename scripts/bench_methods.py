@@ -62,6 +62,7 @@ SETTINGS: dict[str, Setting] = {
     "crd no filter": Setting("crd", options={"crd": {"filter": False}}),
     "crd no amplifier": Setting("crd", options={"crd": {"amplifier": False}}),
     "crd no dropout": Setting("crd", options={"crd": {"modality_dropout": 0.0}}),
+    "crd standardized": Setting("crd", options={"standardize_features": True}, controls=True),
     "fd": Setting("fd"),
 }
 

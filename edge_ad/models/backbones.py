@@ -26,8 +26,8 @@ class BackboneSpec:
     Attributes:
         channels: of the feature maps at strides 4, 8, 16.
         mean, std: of the RGB images in [0, 1] that it was trained on.
-        signed: True where the stages end without an activation (EfficientNet-Lite): what imitates
-            them must not end in a ReLU.
+        signed: True where the stages end without an activation (EfficientNet-Lite), or are standardised after
+            it: what imitates them must not end in a ReLU.
         decoder_widths: inner channels of the student's decoder at strides 4, 8, 16.
         decoder_depths: residual blocks of the decoder at strides 4, 8, 16.
         bottleneck: True where the decoder's blocks are 1×1-3×3-1×1 bottlenecks.

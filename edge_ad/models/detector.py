@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from pydantic import field_validator
@@ -37,7 +38,8 @@ class FeatureScaling(nn.Module):
     """Per-channel standardisation of the teacher's features, with statistics of the training frames.
 
     EfficientNet-Lite's stages end linearly: a few channels with large offsets would rule every
-    cosine. ResNet's are left as they are (the papers' setting): mean 0, standard deviation 1.
+    cosine. ResNet's are left as they are (the papers' setting): mean 0, standard deviation 1, unless
+    ``standardize_features`` is set.
     """
 
     def __init__(self, backbone: BackboneSpec, modalities: tuple[str, ...]) -> None:
@@ -103,6 +105,8 @@ class Detector(nn.Module):
         super().__init__()
         self.config = config
         self.spec = BACKBONES[config.backbone]
+        if config.standardize_features:
+            self.spec = replace(self.spec, signed=True)
         self.preprocess = Preprocess(config.preprocess, config.input, config.geometry, self.spec)
         self.scaling = FeatureScaling(self.spec, config.preprocess.modalities)
         self.method = method_class(config.model)(config, self.spec)

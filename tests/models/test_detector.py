@@ -8,8 +8,8 @@ from torch import Tensor
 from edge_ad.bundle import FULL
 from edge_ad.models.anomaly_map import cosine_distance
 from edge_ad.models.backbones import BACKBONES
-from edge_ad.models.detector import METHODS, DetectorConfig, FeatureScaling, method_class
-from edge_ad.models.method import Method
+from edge_ad.models.detector import METHODS, Detector, DetectorConfig, FeatureScaling, method_class
+from edge_ad.models.method import Batch, Method
 from tests.models.methods import LITE, PAIR, SPEC, make_detector, random_features
 
 
@@ -72,6 +72,22 @@ def test_only_standardised_features_get_an_energy_floor(backbone: str, floor: fl
         torch.testing.assert_close(distance, cosine_distance(own, theirs, floor))
 
 
+def test_a_resnets_features_can_be_standardised() -> None:
+    config = make_detector("rd", ("rgb",), "resnet18").config.model_copy(update={"standardize_features": True})
+    detector = Detector(config).eval()
+    with torch.no_grad():
+        raw = detector.batch({"rgb": arrays()[0]})[0].features["rgb"]
+        detector.scaling.learn([{"rgb": raw}])
+        features = detector.batch({"rgb": arrays()[0]})[0].features["rgb"]
+        restored = detector.method.get_submodule("students.rgb")(features)
+        distances = detector.method.distances(Batch({"rgb": features}), FULL)["rgb"]
+    assert all(float(x.min()) >= 0 for x in raw)
+    for own, theirs, distance in zip(features, restored, distances, strict=True):
+        torch.testing.assert_close(own.mean((0, 2, 3)), torch.zeros(own.shape[1]), atol=1e-3, rtol=0)
+        assert float(theirs.min()) < 0
+        torch.testing.assert_close(distance, cosine_distance(own, theirs, 0.2))
+
+
 def test_scaling_centres_and_scales_each_channel() -> None:
     spec = BACKBONES[LITE]
     scaling = FeatureScaling(spec, PAIR)
@@ -126,3 +142,8 @@ def test_modalities_that_do_not_suit_the_method_are_refused(
 ) -> None:
     with pytest.raises(ValidationError, match=message):
         DetectorConfig.model_validate({"input": SPEC, "model": model, "preprocess": {"modalities": modalities}})
+
+
+def test_forward_distillation_cannot_imitate_standardised_features() -> None:
+    with pytest.raises(ValidationError, match="architecture"):
+        DetectorConfig.model_validate({"input": SPEC, "model": "fd", "standardize_features": True})
