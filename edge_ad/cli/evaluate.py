@@ -83,14 +83,14 @@ def command(
 def print_evaluation(evaluation: Evaluation, title: str) -> None:
     """Two tables, metrics by map and what was found of each kind of defect, with 95 % intervals."""
     table = Table(title=escape(title), title_justify="left")
-    table.add_column("map")
-    shown = [name for name in METRIC_TITLES if name in evaluation.metrics]
-    for name in shown:
-        table.add_column(METRIC_TITLES[name], justify="right")
-    rows = [("all", evaluation.metrics, evaluation.intervals.metrics)]
-    rows += [(name, found, evaluation.intervals.modalities[name]) for name, found in evaluation.modalities.items()]
-    for name, metrics, intervals in rows:
-        table.add_row(escape(name), *(_figure(metrics[metric], intervals[metric]) for metric in shown))
+    table.add_column("in per cent")
+    maps = [("all", evaluation.metrics, evaluation.intervals.metrics)]
+    maps += [(name, found, evaluation.intervals.modalities[name]) for name, found in evaluation.modalities.items()]
+    for name, _, _ in maps:
+        table.add_column(escape(name), justify="right")
+    for metric, heading in METRIC_TITLES.items():
+        if metric in evaluation.metrics:
+            table.add_row(heading, *(_figure(metrics[metric], intervals[metric]) for _, metrics, intervals in maps))
     results.print(table)
     table = Table(title=f"at threshold {evaluation.threshold:.2f}", title_justify="left")
     table.add_column("part")
@@ -100,10 +100,10 @@ def print_evaluation(evaluation: Evaluation, title: str) -> None:
     table.add_row("good", f"{confusion['good_rejected']} of {confusion['good']}", "")
     for kind, row in evaluation.defects.items():
         found = f"{row['found']:.0f} of {row['parts']:.0f}"
-        table.add_row(escape(kind), found, _figure(row["image_auroc"], evaluation.intervals.defects[kind], " "))
+        table.add_row(escape(kind), found, _figure(row["image_auroc"], evaluation.intervals.defects[kind]))
     results.print(table)
 
 
-def _figure(share: float, interval: Interval, separator: str = "\n") -> str:
-    """In per cent, with the interval dimmed below or, after another separator, beside it."""
-    return f"{100 * share:.1f}{separator}[dim]{100 * interval[0]:.1f}–{100 * interval[1]:.1f}[/dim]"
+def _figure(share: float, interval: Interval) -> str:
+    """In per cent, with the interval dimmed beside it."""
+    return f"{100 * share:.1f} [dim]{100 * interval[0]:.1f}–{100 * interval[1]:.1f}[/dim]"
