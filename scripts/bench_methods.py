@@ -139,7 +139,7 @@ def markdown(place: Path) -> str:
         product = path.parent.name.rpartition("-")[0]
         report = json.loads(path.read_text())
         for view, metrics in report["views"].items():
-            row = {**metrics, "seconds": report["seconds"] / 100}
+            row = {**metrics, "seconds": report["seconds"]}
             found.setdefault(product, {}).setdefault((path.parents[1].name.replace("_", " "), view), []).append(row)
     lines = []
     for product, rows in found.items():
@@ -156,7 +156,7 @@ def markdown(place: Path) -> str:
                 values = [100 * report[metric] for report in reports]
                 spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
                 cells.append(f"{statistics.mean(values):.1f}{spread}")
-            seconds = statistics.median(100 * report["seconds"] for report in reports)
+            seconds = statistics.median(report["seconds"] for report in reports)
             lines.append(f"| {name} | {view} | {' | '.join(cells)} | {seconds:.0f} | {len(reports)} |")
     return "\n".join(lines)
 
