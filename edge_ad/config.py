@@ -271,7 +271,8 @@ class TrainConfig(MethodConfig):
         precision: of the students' convolutions while training: ``bf16`` is faster where the processor has
             instructions for it, on CPUs from AVX-512 BF16, on GPUs from Ampere; weights stay float32.
         seed: of weights and of the frames' order.
-        checkpoint_every_s: seconds between checkpoints from which a killed run goes on.
+        checkpoint_every_s: seconds between checkpoints from which a killed run goes on; more where writing one
+            would take more than a tenth of the time. 0 writes one after every step.
         cache_bytes: teacher features are computed once when they fit into this much memory,
         cache_disk_bytes: or else into a file of this size beside the checkpoint.
     """

@@ -186,6 +186,7 @@ class _Trainer:
         self.detector.train()
         self.losses = shared_losses(self.detector.method, self.processes)
         started, first, saved = time.monotonic(), self.step, time.monotonic()
+        pause = config.checkpoint_every_s
         while self.step < config.steps:
             epoch, index = divmod(self.step, per_epoch)
             order = self._order(config.seed * 1_000_003 + epoch)
@@ -194,10 +195,13 @@ class _Trainer:
             pace = (time.monotonic() - started) / (self.step - first)
             left = pace * (config.steps - self.step)
             self.progress(Progress("training", self.step, config.steps, losses, left))
-            due = time.monotonic() - saved >= config.checkpoint_every_s and self.step < config.steps
+            due = time.monotonic() - saved >= pause and self.step < config.steps
             if due and self.processes.first:
+                before = time.monotonic()
                 self._save()
                 saved = time.monotonic()
+                # Gigabytes on a slow disk: writing may take a tenth of the time, not more.
+                pause = max(pause, 10 * (saved - before)) if pause else 0.0
         whole_batch_norm(self.detector.method, on=False)
 
     def finish(self, validation: Inputs) -> None:

@@ -2,17 +2,27 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from edge_ad import training
 from edge_ad.data import Dataset
 from edge_ad.errors import CheckpointError
 from edge_ad.models.backbones import BACKBONES
-from edge_ad.models.checkpoint import CHECKPOINT, load_detector, read_checkpoint, read_golden
+from edge_ad.models.checkpoint import (
+    CHECKPOINT,
+    CheckpointRecord,
+    load_detector,
+    read_checkpoint,
+    read_golden,
+    write_checkpoint,
+)
 from edge_ad.training import Progress, train
 from tests.datasets import CRD, QUICK, SIZE_PX, ListedFrames, listed
 
@@ -148,6 +158,20 @@ def unfinished(dataset: Dataset, tmp_path: Path) -> Path:
         train(listed(dataset, 4, 3), QUICK, tmp_path, progress=interrupt)
     assert read_checkpoint(tmp_path)[0].step == 1
     return tmp_path
+
+
+def test_a_slow_disk_gets_fewer_checkpoints(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+
+    def write_slowly(path: Path, record: CheckpointRecord, tensors: dict[str, Tensor]) -> None:
+        time.sleep(0.5)
+        write_checkpoint(path, record, tensors)
+        written.append(path)
+
+    monkeypatch.setattr(training, "write_checkpoint", write_slowly)
+    config = QUICK.model_copy(update={"steps": 12, "checkpoint_every_s": 1e-3})
+    train(listed(dataset, 4, 3), config, tmp_path)
+    assert 2 <= len(written) < 6  # the last is the finished run's
 
 
 @pytest.mark.parametrize(
