@@ -1,8 +1,8 @@
 """One model trained by several processes, as ``torchrun`` starts them: on several GPUs, or on several machines.
 
 Each process takes its share of every batch, gradients are averaged (DistributedDataParallel), and BatchNorm sees
-the whole batch. So n processes learn what one learns with the same ``batch_size``, but for modality dropout, which
-each draws for its own share. All of them need the data and the run's directory at the same path.
+the whole batch. So n processes learn what one learns with the same ``batch_size``. All of them need the
+data and the run's directory at the same path.
 """
 
 from __future__ import annotations
@@ -19,15 +19,13 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 from edge_ad.errors import ConfigError
-from edge_ad.models.method import Batch, Method
+from edge_ad.models.method import Batch, Method, Share
 
 
-@dataclass(frozen=True, slots=True)
-class Processes:
-    """This process among those that train together: number ``rank`` of ``count``."""
+@dataclass(frozen=True)
+class Processes(Share):
+    """This process among those that train together."""
 
-    rank: int = 0
-    count: int = 1
     local_rank: int = 0
 
     @property
@@ -40,16 +38,10 @@ class Processes:
         """The GPU that is this process's, or the CPU."""
         return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
-    def share(self, rows: Tensor) -> Tensor:
-        """This process's part of a batch."""
-        return rows[self.rank :: self.count]
-
     def mean(self, values: list[Tensor]) -> tuple[float, ...]:
         """The mean over all processes of each value."""
-        together = torch.stack([value.detach() for value in values]).double()
-        if self.count > 1:
-            dist.all_reduce(together)
-        return tuple(float(value) / self.count for value in together)
+        total = self.total(torch.stack(values).double())
+        return tuple(float(value) / self.count for value in total)
 
     def wait(self) -> None:
         """Returns when all processes have come here."""

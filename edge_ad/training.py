@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -262,7 +262,8 @@ class _Trainer:
             group["lr"] = config.learning_rate * config.final_learning_rate ** (self.step / config.steps)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            losses: list[Tensor] = self.losses(self._batch(self.processes.share(rows)), generator)
+            batch = replace(self._batch(self.processes.part(rows)), share=self.processes)
+            losses: list[Tensor] = self.losses(batch, generator)
         self.optimizer.zero_grad()
         torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

@@ -18,7 +18,6 @@ own. The map of the missing modality is left out of the sum.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -112,7 +111,7 @@ class Crd(Method):
         """One scalar per student; each may be optimised on its own."""
         features = batch.features
         losses = []
-        for (name, student), others in zip(self.students.items(), self._assists(features, generator), strict=True):
+        for (name, student), others in zip(self.students.items(), self._assists(batch, generator), strict=True):
             own = features[name]
             outputs: CrdOutputs = student(own, others)
             terms = [outputs.restored, outputs.filtered, outputs.amplified]
@@ -159,21 +158,20 @@ class Crd(Method):
         first, second = self.modalities
         return second if modality == first else first
 
-    def _assists(self, features: Mapping[str, Features], generator: Generator) -> list[Features]:
+    def _assists(self, batch: Batch, generator: Generator) -> list[Features]:
         """What each student gets of the other modality: its features, for some frames hallucinated ones."""
-        share = self.config.crd.modality_dropout if len(self.modes) > 1 else 0
+        features, share = batch.features, batch.share
+        if len(self.modes) == 1:
+            return [features[self.other(name)] for name in self.modalities]
         assists = []
         for name in self.modalities:
             other = self.other(name)
             real = features[other]
-            dropped = torch.rand(len(real[0]), 1, 1, 1, generator=generator) < share
-            if not dropped.any():
-                assists.append(real)
-                continue
-            dropped = dropped.to(real[0].device)
+            draws = torch.rand(len(real[0]) * share.count, 1, 1, 1, generator=generator)
+            dropped = share.part(draws < self.config.crd.modality_dropout).to(real[0].device)
             with torch.no_grad():
                 estimates: Features = self.students[other].tuners.amplify(features[name])  # type: ignore[union-attr, operator]
-                products = [_products(x, y) for x, y in zip(real, estimates, strict=True)]
+                products = [share.total(_products(x, y)) for x, y in zip(real, estimates, strict=True)]
             assists.append(
                 [
                     torch.where(dropped, y * (fit[0] / fit[1].clamp_min(1e-12)), x)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
 from edge_ad.bundle import FULL
@@ -18,6 +19,25 @@ RGB_ONLY, THREE_D_ONLY = "rgb_only", "3d_only"
 """Operating modes without depth and without colour."""
 
 
+@dataclass(frozen=True)
+class Share:
+    """One of ``count`` processes that share every batch, number ``rank``; by default the only one."""
+
+    rank: int = 0
+    count: int = 1
+
+    def part(self, whole: Tensor) -> Tensor:
+        """This process's rows of what belongs to the whole batch."""
+        return whole[self.rank :: self.count]
+
+    def total(self, part: Tensor) -> Tensor:
+        """The sum over all processes; no gradients pass through it."""
+        part = part.detach().clone()
+        if self.count > 1:
+            dist.all_reduce(part)
+        return part
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What the teacher makes of some frames.
@@ -25,10 +45,12 @@ class Batch:
     Attributes:
         features: per modality its three maps, standardised.
         images: per modality the teacher's input (N, 3, S, S).
+        share: which frames of a whole batch these are.
     """
 
     features: Mapping[str, Features]
     images: Mapping[str, Tensor] = field(default_factory=dict)
+    share: Share = Share()
 
 
 Batches = Callable[[], Iterable[Batch]]
