@@ -19,7 +19,8 @@ from pathlib import Path
 from edge_ad.bundle import Threshold
 from edge_ad.data.digest import frames_digest
 from edge_ad.errors import CheckpointError, ConfigError
-from edge_ad.models.checkpoint import read_checkpoint
+from edge_ad.models.checkpoint import has_teacher, load_detector, read_checkpoint
+from edge_ad.models.weights import load_teacher
 from edge_ad.predictor import open_predictor
 from edge_ad.training import Progress, train
 from edge_ad.training_data import Category, good_frames
@@ -95,11 +96,11 @@ def cross_scores(
         By mode, scores in the order of the training frames.
 
     Raises:
-        CheckpointError: the run is not finished or was trained on other frames, or ``directory`` holds folds of
-            another run.
+        CheckpointError: the run is not finished, or was trained on other frames or with another teacher, or
+            ``directory`` holds folds of another run.
         EdgeAdError: as ``edge_ad.training.train``.
     """
-    record = read_checkpoint(run)[0]
+    record, tensors = read_checkpoint(run)
     folds = folds_of(dataset, count)
     frames = [item for fold in folds for item in fold.held_out]
     if frames_digest([*frames, *folds[0].validation]) != record.data.sha256:
@@ -107,6 +108,13 @@ def cross_scores(
             f"{run} was not trained on these frames of {dataset.category}",
             why="their digest is another one",
             remedy="name the data that it was trained on, or leave out --folds",
+        )
+    teacher = load_detector(run)[0].method.make_teacher(load_teacher(record.training.backbone, weights_path))
+    if not has_teacher(tensors, teacher):
+        raise CheckpointError(
+            f"{run} was trained with another teacher",
+            why=f"the weights of {record.training.backbone} are not those that it holds",
+            remedy="pass its --weights FILE, or leave out --folds",
         )
     scores: dict[str, list[float]] = {mode: [] for mode in modes}
     for index, fold in enumerate(folds):

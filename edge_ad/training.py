@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import edge_ad
 from edge_ad.bundle import Thresholds, TrainingData
 from edge_ad.config import MACHINE_SETTINGS, MethodConfig, TrainConfig
 from edge_ad.data.digest import frames_digest
@@ -22,7 +23,14 @@ from edge_ad.errors import CheckpointError, ConfigError, OutputError
 from edge_ad.feature_cache import FeatureCache, Maps
 from edge_ad.head_statistics import learn_head
 from edge_ad.models.backbones import BACKBONES
-from edge_ad.models.checkpoint import CHECKPOINT, GOLDEN_PREFIX, CheckpointRecord, read_checkpoint, write_checkpoint
+from edge_ad.models.checkpoint import (
+    CHECKPOINT,
+    GOLDEN_PREFIX,
+    CheckpointRecord,
+    has_teacher,
+    read_checkpoint,
+    write_checkpoint,
+)
 from edge_ad.models.detector import Detector, DetectorConfig
 from edge_ad.models.method import Batch
 from edge_ad.models.weights import load_teacher
@@ -121,9 +129,9 @@ def _train(
     method = {name: getattr(config, name) for name in MethodConfig.model_fields}
     detector = Detector(DetectorConfig(**method, input=spec, geometry=geometry), teacher)
     trainer = _Trainer(detector, config, data, path, inputs, progress, processes)
+    if path.exists() and trainer.resume():
+        return read_checkpoint(path)[0]
     trainer.learn_statistics()
-    if path.exists():
-        trainer.resume()
     processes.wait()
     trainer.run()
     if processes.first:
@@ -160,14 +168,17 @@ class _Trainer:
         # The students' parameters and losses are disjoint: one Adam over all is one Adam for each.
         self.optimizer = torch.optim.Adam(detector.method.parameters(), config.learning_rate, config.betas)
         self.step = 0
-        self.finished = False
 
     def learn_statistics(self) -> None:
-        """Where parts are, the teacher's adaptation, and each feature channel's mean and standard deviation."""
-        detector, config = self.detector, self.config
-        if "depth" in self.inputs:
+        """Where parts are, the teacher's adaptation, and each feature channel's mean and standard deviation.
+
+        A run that goes on has them from its checkpoint: measured anew, another machine would round them differently.
+        """
+        detector, config, first = self.detector, self.config, self.step == 0
+        if first and "depth" in self.inputs:
             detector.preprocess.learn_occupancy(self.inputs["depth"])
-        detector.method.adapt_teacher(detector.teacher, self._image_batches)
+        if first:
+            detector.method.adapt_teacher(detector.teacher, self._image_batches)
         self.cache = FeatureCache(
             self._computed,
             self.count,
@@ -176,7 +187,7 @@ class _Trainer:
             directory=self.path.parent,
             progress=lambda done: self.progress(Progress("computing the teacher's features", done, self.count)),
         )
-        if detector.spec.signed:
+        if first and detector.spec.signed:
             detector.scaling.learn(self.cache[slice(i, i + 8)] for i in range(0, self.count, 8))
 
     def run(self) -> None:
@@ -206,8 +217,6 @@ class _Trainer:
 
     def finish(self, validation: Inputs) -> None:
         """The method's last touch, map statistics and scores of the validation frames, final file."""
-        if self.finished:
-            return
         self.progress(Progress("measuring good frames", self.step, self.config.steps))
         detector = self.detector
         detector.train()
@@ -219,23 +228,19 @@ class _Trainer:
         golden = {f"{GOLDEN_PREFIX}{name}": x for name, x in golden_samples(validation).items()}
         write_checkpoint(self.path, record, {**detector.state_dict(), **golden})
 
-    def resume(self) -> None:
-        """Takes weights, optimiser and step from the checkpoint.
+    def resume(self) -> bool:
+        """Takes weights, optimiser and step from the checkpoint; True, and nothing is taken, if the run is finished.
 
         Raises:
             CheckpointError: it belongs to other settings or other data.
         """
         record, tensors = read_checkpoint(self.path)
-        state = {name.removeprefix("detector."): x for name, x in tensors.items() if not name.startswith("adam.")}
-        fresh = self.detector.state_dict()
-        teacher = {name: x.cpu() for name, x in fresh.items() if name.startswith("teacher.")}
-        # MMRD measures some of these anew, and the number of threads decides its last bits.
-        same_teacher = all(name in state and torch.allclose(x, state[name], 1e-3) for name, x in teacher.items())
         for what, was, now in (
             ("settings", _settings(record.training), _settings(self.config)),
             ("training data", record.data, self.data),
             ("camera or plane", record.detector, self.detector.config),
-            ("teacher weights", True, same_teacher),
+            ("teacher weights", True, has_teacher(tensors, self.detector.teacher)),
+            ("software", record.version, edge_ad.__version__),
         ):
             if was != now:
                 raise CheckpointError(
@@ -243,10 +248,11 @@ class _Trainer:
                     why=f"it was made with other {what}",
                     remedy="name another --output",
                 )
-        self.step, self.finished = record.step, record.finished
-        if self.finished:
-            return
-        self.detector.load_state_dict({name: x for name, x in state.items() if name in fresh})
+        if record.finished:
+            return True
+        self.step = record.step
+        weights = {name: x for name, x in tensors.items() if not name.startswith("adam.")}
+        self.detector.load_state_dict({name.removeprefix("detector."): x for name, x in weights.items()})
         for index, parameter in enumerate(self.detector.method.parameters()):
             self.optimizer.state[parameter] = {
                 key: tensors[f"adam.{index}.{key}"].to(parameter.device)
@@ -254,6 +260,7 @@ class _Trainer:
                 else tensors[f"adam.{index}.{key}"]
                 for key in ("step", "exp_avg", "exp_avg_sq")
             }
+        return False
 
     def _update(self, rows: Tensor) -> tuple[float, ...]:
         """One optimiser step on the frames ``rows``; returns each student's loss."""

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 
 from edge_ad.cross_scoring import cross_scored, cross_scores, folds_of
 from edge_ad.data import Dataset
 from edge_ad.errors import CheckpointError, ConfigError
 from edge_ad.models.checkpoint import read_checkpoint
+from edge_ad.models.weights import load_teacher
 from edge_ad.predictor import open_predictor
 from edge_ad.thresholding import promise, threshold_from_scores
 from edge_ad.training import Progress, train
@@ -42,6 +44,14 @@ def test_folds_are_neighbours_and_hold_out_every_frame_once(frames: ListedFrames
 def test_so_many_folds_cannot_be_made(frames: ListedFrames, count: int) -> None:
     with pytest.raises(ConfigError, match=f"7 training frames cannot be cut into {count} folds"):
         folds_of(frames, count)
+
+
+def test_folds_have_the_teacher_of_the_run(frames: ListedFrames, run: Path, tmp_path: Path) -> None:
+    weights = {name: x.float() * 1.01 for name, x in load_teacher(QUICK.backbone).state_dict().items()}
+    save_file(weights, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=r"trained with another teacher.*--weights"):
+        cross_scores(frames, run, 3, tmp_path / "folds", weights_path=tmp_path / "w.safetensors")
+    assert not (tmp_path / "folds").exists()
 
 
 def test_each_frame_is_scored_by_a_model_that_has_not_seen_it(frames: ListedFrames, run: Path, tmp_path: Path) -> None:

@@ -196,6 +196,35 @@ def test_a_run_may_go_on_on_another_machine(dataset: Dataset, unfinished: Path) 
     assert train(listed(dataset, 4, 3), config, unfinished, resume=True).finished
 
 
+def test_an_adapted_teacher_is_taken_from_the_checkpoint(dataset: Dataset, tmp_path: Path) -> None:
+    """Another number of threads would measure its BatchNorm a little differently."""
+    mmrd = {"model": "mmrd", "mmrd": CRD.mmrd.model_copy(update={"adaptation_passes": 1})}
+    config = CRD.model_copy(update={**mmrd, "steps": 3, "checkpoint_every_s": 0.0})
+
+    def interrupt(progress: Progress) -> None:
+        if progress.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(listed(dataset, 4, 3), config, tmp_path, progress=interrupt)
+    record, tensors = read_checkpoint(tmp_path)
+    name = next(x for x in tensors if x.startswith("detector.teacher.") and x.endswith("running_mean"))
+    elsewhere = tensors[name] + 1e-3
+    write_checkpoint(tmp_path / CHECKPOINT, record, {**tensors, name: elsewhere})
+    finished = train(listed(dataset, 4, 3), config, tmp_path, resume=True)
+    assert finished.finished
+    assert torch.equal(read_checkpoint(tmp_path)[1][name.removeprefix("detector.")], elsewhere)
+    assert train(listed(dataset, 4, 3), config, tmp_path, resume=True) == finished
+
+
+def test_a_run_of_another_version_is_not_resumed(
+    dataset: Dataset, unfinished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_ad.__version__", "99.0")
+    with pytest.raises(CheckpointError, match="cannot be resumed. it was made with other software"):
+        train(listed(dataset, 4, 3), QUICK, unfinished, resume=True)
+
+
 @pytest.mark.parametrize(
     ("backbone", "what"), [("efficientnet_lite0", "other teacher weights"), ("resnet18", "other settings")]
 )

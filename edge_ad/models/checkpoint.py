@@ -12,8 +12,9 @@ from pathlib import Path
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, allclose, nn
 
+import edge_ad
 from edge_ad.bundle import Thresholds, TrainingData
 from edge_ad.config import Settings, TrainConfig, validated
 from edge_ad.errors import CheckpointError
@@ -30,6 +31,7 @@ class CheckpointRecord(Settings):
 
     Attributes:
         schema_version: of this record.
+        version: of the edge-ad that trains it.
         detector: the graph's settings, with what was learned from the training frames.
         training: the run's settings.
         data: the frames it was trained on.
@@ -40,6 +42,7 @@ class CheckpointRecord(Settings):
     """
 
     schema_version: int = Field(default=SCHEMA_VERSION, ge=SCHEMA_VERSION, le=SCHEMA_VERSION)
+    version: str = Field(default_factory=lambda: edge_ad.__version__)
     detector: DetectorConfig
     training: TrainConfig
     data: TrainingData
@@ -133,6 +136,13 @@ def load_detector(path: Path) -> tuple[Detector, CheckpointRecord]:
             f"{checkpoint_path(path)} does not fit its own settings", why=why[:300], remedy="train again"
         ) from error
     return detector.eval(), record
+
+
+def has_teacher(tensors: dict[str, Tensor], teacher: nn.Module) -> bool:
+    """Whether a checkpoint's tensors hold this teacher, apart from BatchNorm statistics, which a method may adapt."""
+    state = {name.removeprefix("detector."): x for name, x in tensors.items()}
+    wanted = {f"teacher.{name}": x.cpu() for name, x in teacher.named_parameters()}
+    return all(name in state and allclose(x, state[name]) for name, x in wanted.items())
 
 
 def read_golden(path: Path) -> dict[str, Tensor]:
