@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from edge_ad.errors import ConfigError, DataError
-from edge_ad.tail import fit_pareto, goodness, tail_threshold
+from edge_ad.tail import REACH, fit_pareto, goodness, tail_threshold
 
 
 @pytest.mark.parametrize("shape", [-0.4, 0.1, 0.5])
@@ -36,23 +36,27 @@ DISTRIBUTIONS = {
     "normal": stats.norm(),
     "gamma": stats.gamma(2),
     "Gumbel": stats.gumbel_r(),
+    "lognormal": stats.lognorm(0.5),
     "t with 4 degrees": stats.t(4),
+    "Pareto of shape 0.3": stats.genpareto(0.3),
 }
+RAREST = 1 / (REACH * 100)
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_the_limit_is_above_the_true_quantile_about_as_often_as_it_says(name: str) -> None:
+@pytest.mark.parametrize("rate", [0.01, RAREST])
+def test_the_limit_is_above_the_true_quantile_about_as_often_as_it_says(name: str, rate: float) -> None:
     distribution, random = DISTRIBUTIONS[name], np.random.default_rng(1)
-    true = distribution.isf(0.01)
+    true = distribution.isf(rate)
     values: list[float] = []
     while len(values) < 100:
         scores = distribution.rvs(100, random_state=random).tolist()
         try:
-            values.append(tail_threshold(scores, false_reject_rate=0.01).value)
+            values.append(tail_threshold(scores, false_reject_rate=rate).value)
         except DataError:  # one in twenty
             continue
     assert np.mean(np.array(values) >= true) >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 100)
-    assert np.median(values) - distribution.median() < 2 * (true - distribution.median())
+    assert np.median(values) - distribution.median() < 2.2 * (true - distribution.median())
 
 
 def test_a_tail_says_what_it_assumes() -> None:
@@ -64,7 +68,7 @@ def test_a_tail_says_what_it_assumes() -> None:
     assert threshold.false_reject_rate < 0.005
     assert "generalized Pareto" in threshold.assumption
     assert "not a guarantee" in threshold.method
-    assert tail_threshold(scores, false_reject_rate=0.001).value > threshold.value
+    assert tail_threshold(scores, false_reject_rate=0.003).value > threshold.value
 
 
 def spread(count: int) -> list[float]:
