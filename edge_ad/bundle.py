@@ -81,12 +81,21 @@ class InputSpec(Settings):
 
 
 class TrainingData(Settings):
-    """Where the model's knowledge of good parts came from; the digest is over the frames' pixels."""
+    """Where the model's knowledge of good parts came from; the digests are over the frames' pixels.
+
+    Attributes:
+        category: the product.
+        train_frames: how many good frames it learned from,
+        validation_frames: and how many set the scale of its scores.
+        sha256: over all of them, in this order.
+        frames: the digest of each, see ``edge_ad.data.digest.frame_digest``.
+    """
 
     category: str
     train_frames: int
     validation_frames: int
     sha256: str
+    frames: tuple[str, ...] = ()
 
 
 class ModeInfo(Settings):

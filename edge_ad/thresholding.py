@@ -142,8 +142,9 @@ def check_enough(frames: int, false_reject_rate: float, confidence: float) -> No
             f"{frames} good frames cannot promise {100 * false_reject_rate:.6g} % false rejects "
             f"at {100 * confidence:.6g} % confidence",
             why=f"that takes {needed}; the largest score of {frames} promises {100 * best:.3g} %",
-            remedy=f"capture {needed - frames} more good parts with 'edge-ad capture --split validation', "
-            f"or ask for --false-reject-rate {math.ceil(best * 1000) / 1000:g}",
+            remedy=f"capture {needed - frames} more good parts with 'edge-ad capture --split validation', add "
+            "--folds 5 to score the training frames too (a run only), or ask for --false-reject-rate "
+            f"{math.ceil(best * 1000) / 1000:g}",
         )
 
 
@@ -189,7 +190,7 @@ def _of_rank(values: AnyArray, rank: int, confidence: float) -> Threshold:
     return Threshold(
         value=float(np.sort(values)[count - rank]),
         method=(
-            f"{name} of {count} good validation scores: a fresh good part exceeds it with "
+            f"{name} of {count} good scores: a fresh good part exceeds it with "
             f"probability {rank}/{count + 1} (exchangeability, as in split conformal prediction)"
         ),
         frames=count,

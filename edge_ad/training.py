@@ -18,7 +18,7 @@ from torch import Tensor
 import edge_ad
 from edge_ad.bundle import Thresholds, TrainingData
 from edge_ad.config import MACHINE_SETTINGS, MethodConfig, TrainConfig
-from edge_ad.data.digest import frames_digest
+from edge_ad.data.digest import frame_digest, frames_digest
 from edge_ad.errors import CheckpointError, ConfigError, OutputError
 from edge_ad.feature_cache import FeatureCache, Maps
 from edge_ad.head_statistics import learn_head
@@ -118,6 +118,7 @@ def _train(
         train_frames=len(train_frames),
         validation_frames=len(validation_frames),
         sha256=frames_digest([*train_frames, *validation_frames]),
+        frames=tuple(frame_digest(item) for item in (*train_frames, *validation_frames)),
     )
     spec = input_spec(train_frames, dataset.intrinsics, config)
     names = config.preprocess.input_names

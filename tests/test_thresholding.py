@@ -116,7 +116,7 @@ def test_the_largest_score_without_a_rate() -> None:
     assert threshold.false_reject_rate == pytest.approx(1 / 5)
     assert threshold.confidence == 0.95
     assert threshold.false_reject_bound == pytest.approx(1 - 0.05 ** (1 / 4))
-    assert "maximum of 4 good validation scores" in threshold.method
+    assert "maximum of 4 good scores" in threshold.method
     assert "1/5" in threshold.method
     assert threshold.assumption == ""
 

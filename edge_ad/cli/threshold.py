@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +14,7 @@ from rich.table import Table
 
 from edge_ad.bundle import MODEL, Threshold, Thresholds, read_bundle, write_thresholds
 from edge_ad.cli.console import notes, print_json, results
-from edge_ad.cli.threshold_scores import bundle_directory, cross_scores, good_count, good_scores, judged
+from edge_ad.cli.threshold_scores import GoodScores, bundle_directory, cross_scores, good_count, good_scores, judged
 from edge_ad.data import Dataset, open_dataset
 from edge_ad.data.dataset import GOOD
 from edge_ad.engine import ENGINE
@@ -108,7 +108,7 @@ def command(
 
     A rate of 0.05 takes 59 good frames at 95 % confidence, 0.01 takes 299.
 
-    Example: edge-ad threshold bundles/lid captures/lid --false-reject-rate 0.05
+    Example: edge-ad threshold runs/lid captures/lid --false-reject-rate 0.05
     """
     wish = checked_wish(false_reject_rate, confidence, method, with_defects)
     _check_place(model, mode, folds)
@@ -126,6 +126,7 @@ def command(
         scores = good.modes[name], trained_on.get(name, []), defective.get(name, [])
         choice = choose(wish, *scores, folds, before.get(name))
         choices[name] = replace(choice, now=good.assumed_by(choice.now))
+    _tell_doubts(dataset, good, before)
     _write(model, Thresholds(modes={name: choice.now for name, choice in choices.items()}))
     if json_output:
         print_json({"model": str(model), "modes": {name: choice.report() for name, choice in choices.items()}})
@@ -273,6 +274,18 @@ def _check_frames(dataset: Dataset, wish: Wish, folds: int) -> None:
             why="--with-defects says what is caught of them",
             remedy="record some with 'edge-ad capture --split test --defect NAME', or leave out --with-defects",
         )
+
+
+def _tell_doubts(dataset: Dataset, good: GoodScores, before: Mapping[str, Threshold]) -> None:
+    """Warns of frames that do not look like what the model has learned: a threshold for them lets everything pass."""
+    if good.product != dataset.category:
+        text = f"DATA is {dataset.category}, the model has learned {good.product}"
+        notes.print(f"[yellow]mind[/] {escape(text)}", soft_wrap=True)
+    for mode, scores in good.modes.items():
+        above = sum(score > before[mode].value for score in scores) if mode in before else 0
+        if 2 * above > len(scores):
+            text = f"{mode}: {above} of {len(scores)} good parts were above the threshold until now"
+            notes.print(f"[yellow]mind[/] {text}: another product, camera or light?", soft_wrap=True)
 
 
 def _write(model: Path, thresholds: Thresholds) -> None:

@@ -10,6 +10,11 @@ import numpy as np
 from edge_ad.types import LabelledFrame
 
 
+def frame_digest(item: LabelledFrame) -> str:
+    """The first 16 digits of one frame's ``frames_digest``: enough to know it again."""
+    return frames_digest([item])[:16]
+
+
 def frames_digest(frames: Iterable[LabelledFrame]) -> str:
     """sha256 (hex) over the pixels of all frames, in order."""
     digest = hashlib.sha256()

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 from scipy import stats
 
@@ -122,6 +123,41 @@ def test_other_data_are_judged_by_the_run(run: Path, fresh: Path) -> None:
     assert report["new"]["assumption"] == ""
 
 
+def test_new_frames_join_those_that_the_run_has_scored(
+    run: Path, synthetic_root: Path, fresh: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(synthetic_root, tmp_path / "housing"))
+    for path in (fresh / "validation").rglob("*.png"):
+        shutil.copy(path, data / path.relative_to(fresh).with_stem(f"9{path.stem}"))
+    report = report_of(edge_ad("threshold", run, data, "--json"))
+    kept = read_checkpoint(run)[0].validation_scores["full"]
+    assert report["new"]["frames"] == 10
+    assert report["new"]["value"] == pytest.approx(max(*kept, *scores_of(run, fresh, "validation")))
+
+
+def test_frames_that_were_trained_on_set_no_threshold(run: Path, synthetic_root: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(synthetic_root, tmp_path / "housing"))
+    for path in (synthetic_root / "train").rglob("*000001.png"):
+        shutil.copy(path, data / "validation" / path.relative_to(synthetic_root / "train").with_stem("900001"))
+    done = edge_ad("threshold", run, data)
+    assert done.exit_code == 3
+    assert "has learned from 1 of the 6 good validation frames" in done.stderr
+
+
+def test_another_product_is_noticed(run: Path, captures: Path, synthetic_root: Path, tmp_path: Path) -> None:
+    assert "mind" not in edge_ad("threshold", run, synthetic_root).stderr
+    other = tmp_path / "lid"
+    write_synthetic(other, train=2, validation=5, test_good=1, test_per_defect=1, size_px=SIZE_PX, seed=3)
+    for path in (other / "validation").rglob("rgb/*.png"):
+        image = cv2.imread(str(path))
+        assert image is not None
+        assert cv2.imwrite(str(path), 255 - image)
+    done = edge_ad("threshold", run, other)
+    assert done.exit_code == 0, done.stderr
+    assert "DATA is lid, the model has learned housing" in done.stderr
+    assert "full: 5 of 5 good parts were above the threshold until now" in done.stderr
+
+
 def test_a_bundle_and_the_data_of_its_training_make_an_assumption(
     bundle_directory: Path, synthetic_root: Path, fresh: Path, tmp_path: Path
 ) -> None:
@@ -197,7 +233,7 @@ def test_an_engine_is_sent_back_to_its_bundle(bundle: Path, captures: Path, tmp_
         (("--method", "magic"), 2, "magic"),
         (("--method", "tail"), 2, "--false-reject-rate 0.01"),
         (("--method", "tail", "--false-reject-rate", "0.1"), 2, "that takes 100"),
-        (("--method", "tail", "--false-reject-rate", "0.0005"), 2, "that takes 200"),
+        (("--method", "tail", "--false-reject-rate", "0.0005"), 2, "that takes 667"),
         (("--mode", "sideways"), 2, "sideways"),
         (("--mode", "rgb_only"), 4, "rgb_only"),
         (("--folds", "3"), 2, "name the run instead"),
