@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from edge_ad.config import Settings, validated
-from edge_ad.errors import BundleError
+from edge_ad.errors import BundleError, ModelError
 from edge_ad.files import not_written, write_bytes
 from edge_ad.types import Intrinsics, Roi, TensorSpec
 
@@ -31,8 +32,8 @@ NEXT_THRESHOLDS = "thresholds.next.json"
 GOLDEN = "golden.safetensors"
 MODEL = "model.onnx"
 WEIGHTS = "weights.safetensors"
-FULL = "full"
-"""The operating mode with all sensors."""
+FULL, RGB_ONLY, THREE_D_ONLY = "full", "rgb_only", "3d_only"
+"""The operating modes with all sensors, without depth, and without colour."""
 
 
 def model_name(mode: str) -> str:
@@ -233,12 +234,19 @@ def mode_of(manifest: Manifest, name: str, source: str) -> ModeInfo:
         BundleError: there is no such mode.
     """
     if name not in manifest.modes:
-        raise BundleError(
-            f"{source} has no mode {name}",
-            why=f"its model was trained for {', '.join(manifest.modes)}",
-            remedy="name one of them, or train one that can do without a sensor: crd or rd on rgb and depth",
-        )
+        raise unknown_mode(BundleError, source, name, {mode: info.modalities for mode, info in manifest.modes.items()})
     return manifest.modes[name]
+
+
+def unknown_mode(kind: type[ModelError], source: str, name: str, modes: Mapping[str, tuple[str, ...]]) -> ModelError:
+    """The error for a mode that a model does not have; ``modes`` has the modalities of those that it has."""
+    looks = "; ".join(f"{mode}, which looks at {' and '.join(names)}" for mode, names in modes.items())
+    return kind(
+        f"{source} has no mode {name}",
+        why=f"it has {looks}",
+        remedy="name one of these, or train a model that can do without a sensor: crd (with its amplifier and "
+        "crd.modality_dropout above 0), rd or fd, on rgb and depth",
+    )
 
 
 def bytes_digest(content: bytes) -> FileDigest:

@@ -187,7 +187,9 @@ def load_engine(directory: Path, mode: str | None = None) -> tuple[Engine, Backe
     if mode not in (None, manifest.mode):
         raise EngineError(
             f"{directory} was built for mode {manifest.mode}, not {mode}",
-            remedy=f"build another one with: edge-ad build-engine BUNDLE --mode {mode}",
+            remedy=f"build another one with: edge-ad build-engine BUNDLE --mode {mode}"
+            if mode in engine.bundle_manifest.modes
+            else f"its model has {', '.join(engine.bundle_manifest.modes)}",
         )
     kind = backend_class(manifest.backend)
     here, there = asdict(kind.box_facts()), manifest.model_dump()

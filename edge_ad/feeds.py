@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -15,13 +16,16 @@ FOCAL_TOLERANCE = 0.05
 """Share by which a camera's focal length may differ from the training camera's."""
 
 
-def feeds_from_frame(frame: Frame, spec: InputSpec, names: Sequence[str]) -> dict[str, AnyArray]:
+def feeds_from_frame(
+    frame: Frame, spec: InputSpec, names: Sequence[str], without: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, AnyArray]:
     """Crops a frame to the ROI and lays it out as the graph's inputs.
 
     Args:
         frame: one capture.
         spec: what the model was trained on.
         names: the graph's inputs, of ``rgb``, ``depth``, ``normals``.
+        without: by input, how the model can do without it, for the error.
 
     Returns:
         ``rgb`` and ``normals`` uint8 (1, H, W, 3); ``depth`` float32 (1, H, W) in metres, or uint8
@@ -47,7 +51,7 @@ def feeds_from_frame(frame: Frame, spec: InputSpec, names: Sequence[str]) -> dic
             raise DataError(
                 f"frame {frame.source or frame.sequence} has no {name}",
                 why="the model needs it",
-                remedy="use a camera that delivers it, or train without it",
+                remedy=without.get(name, "use a camera that delivers it, or train without it"),
             )
         crop = spec.roi.crop(image)
         feeds[name] = (_depth(frame, crop, spec) if name == "depth" else np.ascontiguousarray(crop))[None]
@@ -90,7 +94,8 @@ def _depth(frame: Frame, crop: AnyArray, spec: InputSpec) -> AnyArray:
 def _check_focal_length(frame: Frame, here: Intrinsics, trained: Intrinsics) -> None:
     for name in ("fx", "fy"):
         value, expected = getattr(here, name), getattr(trained, name)
-        if abs(value - expected) > FOCAL_TOLERANCE * abs(expected):
+        value, expected = abs(value), abs(expected)  # fitted to mirrored point clouds it is negative
+        if abs(value - expected) > FOCAL_TOLERANCE * expected:
             raise DataError(
                 f"frame {frame.source or frame.sequence} has {name} {value:.1f} px",
                 why=f"the model was trained with {expected:.1f} px",

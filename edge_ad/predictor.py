@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_ad.backends.onnxruntime import OnnxRuntimeBackend
-from edge_ad.bundle import FULL, MANIFEST, MODEL, InputSpec, Manifest, Thresholds, model_name, read_bundle
+from edge_ad.bundle import (
+    FULL,
+    MANIFEST,
+    MODEL,
+    RGB_ONLY,
+    THREE_D_ONLY,
+    InputSpec,
+    Manifest,
+    Thresholds,
+    model_name,
+    read_bundle,
+)
 from edge_ad.engine import ENGINE, load_engine
 from edge_ad.errors import BundleError, DataError
 from edge_ad.extras import require
@@ -43,7 +54,7 @@ class Predictor:
             EngineError: the backend failed.
         """
         started = time.perf_counter_ns()
-        feeds = feeds_from_frame(frame, self.spec, [tensor.name for tensor in self.backend.inputs])
+        feeds = feeds_from_frame(frame, self.spec, [tensor.name for tensor in self.backend.inputs], self._without)
         fed = time.perf_counter_ns()
         outputs = self.backend.run(feeds)
         ran = time.perf_counter_ns()
@@ -79,17 +90,28 @@ class Predictor:
             )
         return threshold.value
 
+    @property
+    def _without(self) -> dict[str, str]:
+        """By input, how this model can do without it."""
+        modes = {"rgb": THREE_D_ONLY, "depth": RGB_ONLY, "normals": RGB_ONLY}
+        return {
+            name: f"use a camera that delivers it; or go on without, with --mode {mode} "
+            f"(an engine is built for that: edge-ad build-engine BUNDLE --mode {mode})"
+            for name, mode in modes.items()
+            if self.mode == FULL and mode in self.thresholds.modes
+        }
+
     def close(self) -> None:
         """Frees the backend."""
         self.backend.close()
 
 
 def open_predictor(path: Path, mode: str | None = None) -> Predictor:
-    """Opens a run's directory or checkpoint, a bundle or its ``model.onnx``, or an engine.
+    """Opens a run's directory or checkpoint, a bundle or one of its graphs, or an engine.
 
     Args:
         path: of the model.
-        mode: the operating mode; by default all sensors, or what an engine was built for.
+        mode: the operating mode; by default all sensors, or what an engine or a graph was made for.
 
     Raises:
         DataError: the path is none of these.
@@ -103,6 +125,10 @@ def open_predictor(path: Path, mode: str | None = None) -> Predictor:
         described = _described(engine.bundle_manifest, built.mode, f"{built.backend} {built.precision}")
         spec = engine.bundle_manifest.input
         return Predictor(backend, spec, engine.thresholds, built.bundle_digest, described, built.mode)
+    if path.suffix == ".onnx" and (path.parent / MANIFEST).is_file():
+        graphs = {model_name(name): name for name in read_bundle(path.parent).manifest.modes}
+        if path.name in graphs:
+            directory, mode = path.parent, mode or graphs[path.name]
     mode = mode or FULL
     if (directory / MANIFEST).is_file():
         bundle = read_bundle(directory)

@@ -171,7 +171,7 @@ def test_a_mode_that_a_bundle_lacks_is_named(rd_bundle_directory: Path, mode: st
     bundle = read_bundle(rd_bundle_directory)
     for asked in (bundle.model, bundle.mode):
         with pytest.raises(
-            BundleError, match=rf"{bundle.directory} has no mode {mode}. its model was trained for full"
+            BundleError, match=rf"{bundle.directory} has no mode {mode}. it has full, which looks at depth"
         ):
             asked(mode)
 

@@ -131,6 +131,11 @@ def test_another_focal_length_is_named(fx: float, accepted: bool) -> None:
         feeds_from_frame(frame, PLANES, ("rgb",))
 
 
+def test_a_mirrored_point_cloud_has_the_same_camera() -> None:
+    mirrored = PLANES.model_copy(update={"intrinsics": replace(CAMERA, fx=-CAMERA.fx)})
+    assert feeds_from_frame(make_frame(), mirrored, ("rgb",))
+
+
 def test_unknown_intrinsics_are_not_compared() -> None:
     assert feeds_from_frame(replace(make_frame(), intrinsics=None), PLANES, ("rgb",))
     without = PLANES.model_copy(update={"intrinsics": None})

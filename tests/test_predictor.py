@@ -226,8 +226,8 @@ def zoomed(frame: Frame) -> Frame:
     ("change", "message"),
     [
         pytest.param(smaller, "is 96×90 px. the model was trained on 96×96 px", id="size"),
-        pytest.param(lambda f: replace(f, depth=None), "has no depth", id="no depth"),
-        pytest.param(lambda f: replace(f, rgb=None), "has no rgb", id="no colour"),
+        pytest.param(lambda f: replace(f, depth=None), "has no depth.*--mode rgb_only", id="no depth"),
+        pytest.param(lambda f: replace(f, rgb=None), "has no rgb.*--mode 3d_only", id="no colour"),
         pytest.param(with_depth(0), "has no valid depth", id="zero depth"),
         pytest.param(with_depth(np.nan), "has no valid depth", id="NaN depth"),
         pytest.param(with_depth(np.inf), "has no valid depth", id="infinite depth"),
@@ -251,6 +251,13 @@ def test_any_file_of_a_model_opens_it(
     ):
         predictor = open_predictor(path)
         assert (predictor.description, predictor.model_id) == (rd[form].description, rd[form].model_id)
+
+
+def test_a_small_graph_of_a_bundle_opens_in_its_mode(bundle_directory: Path) -> None:
+    mode = next(name for name in read_bundle(bundle_directory).manifest.modes if name != "full")
+    predictor = open_predictor(bundle_directory / f"model_{mode}.onnx")
+    assert predictor.mode == mode
+    assert predictor.description == open_predictor(bundle_directory, mode).description
 
 
 def test_what_is_no_model_is_named(tmp_path: Path, bundle_directory: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from edge_ad.backends.base import check_feeds
-from edge_ad.bundle import FULL, InputSpec, Thresholds, file_digest
+from edge_ad.bundle import FULL, InputSpec, Thresholds, file_digest, unknown_mode
 from edge_ad.errors import CheckpointError
 from edge_ad.models.checkpoint import checkpoint_path, load_detector
 from edge_ad.models.detector import OperatingMode
@@ -72,11 +72,7 @@ def open_checkpoint(path: Path, mode: str = FULL) -> tuple[TorchBackend, InputSp
     """
     detector, record = load_detector(path)
     if mode not in detector.method.modes:
-        raise CheckpointError(
-            f"{path} has no mode {mode}",
-            why=f"its model was trained for {', '.join(detector.method.modes)}",
-            remedy="name one of them, or train one that can do without a sensor: crd or rd on rgb and depth",
-        )
+        raise unknown_mode(CheckpointError, str(path), mode, detector.method.modes)
     digest = file_digest(checkpoint_path(path)).sha256
     described = f"{record.detector.model} {'+'.join(detector.method.modes[mode])}, torch"
     return TorchBackend(detector.operating(mode)), record.detector.input, record.thresholds, digest, described

@@ -169,5 +169,6 @@ def _problem(summary: RunSummary, camera: str, last_error: str) -> EdgeAdError |
             remedy="see the first error of each above; check the disk's space, the paths and their permissions",
         )
     if statistics["inspected"] and statistics["decisions"][Decision.ERROR.value] == statistics["inspected"]:
-        return DataError("no frame could be judged", why=last_error)
+        why, _, remedy = last_error.partition(" Remedy: ")
+        return DataError("no frame could be judged", why=why, remedy=remedy)
     return None

@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from edge_ad.bundle import MODEL, Threshold, Thresholds, read_bundle, write_thresholds
+from edge_ad.bundle import Threshold, Thresholds, read_bundle, write_thresholds
 from edge_ad.cli.console import notes, print_json, results
 from edge_ad.cli.threshold_scores import GoodScores, bundle_directory, cross_scores, good_count, good_scores, judged
 from edge_ad.data import Dataset, open_dataset
@@ -239,7 +239,7 @@ def print_choice(mode: str, choice: Choice) -> None:
 
 def _check_place(model: Path, mode: str, folds: int) -> None:
     """Refuses what can't be given a threshold, before anything is judged."""
-    directory = model.parent if model.name == MODEL else model
+    directory = model.parent if model.suffix == ".onnx" else model
     if (directory / ENGINE).is_file():
         raise EngineError(
             f"{model} is an engine",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_ad.bundle import MANIFEST, MODEL, Threshold, read_bundle
+from edge_ad.bundle import MANIFEST, Threshold, read_bundle
 from edge_ad.cli.console import progress_bar
 from edge_ad.data import Dataset
 from edge_ad.data.dataset import GOOD
@@ -126,5 +126,5 @@ def good_count(dataset: Dataset, *splits: str) -> int:
 
 def bundle_directory(model: Path) -> Path | None:
     """The bundle that ``model`` is or lies in; None where it is a run."""
-    directory = model.parent if model.name == MODEL else model
+    directory = model.parent if model.suffix == ".onnx" else model
     return directory if (directory / MANIFEST).is_file() else None

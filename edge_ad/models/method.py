@@ -9,14 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
-from edge_ad.bundle import FULL
+from edge_ad.bundle import FULL, RGB_ONLY, THREE_D_ONLY
 from edge_ad.config import MethodConfig
 from edge_ad.models.anomaly_map import AnomalyHead, cosine_distance
 from edge_ad.models.backbones import BackboneSpec, SharedTeacher
 from edge_ad.models.layers import Features
-
-RGB_ONLY, THREE_D_ONLY = "rgb_only", "3d_only"
-"""Operating modes without depth and without colour."""
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,7 @@ def test_frames_that_do_not_fit_the_model_are_errors_and_said(bundle: Path) -> N
     assert [json.loads(line)["decision"] for line in done.stdout.splitlines()] == ["ERROR"] * 6
     assert "no frame could be judged" in done.stderr
     assert "is 96×96 px. the model was trained on 64×64 px" in done.stderr
+    assert three_parts(done.stderr[done.stderr.index("no frame could be judged") - len("error ") :])
 
 
 def test_an_output_that_fails_leaves_the_others_whole(bundle: Path, tmp_path: Path) -> None:
