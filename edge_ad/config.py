@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -27,7 +30,12 @@ SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 
 def validated(
-    kind: type[SettingsT], values: Any, source: str, error: type[EdgeAdError] = ConfigError, remedy: str = ""
+    kind: type[SettingsT],
+    values: Any,
+    source: str,
+    error: type[EdgeAdError] = ConfigError,
+    remedy: str = "",
+    options: Mapping[str, str] = MappingProxyType({}),
 ) -> SettingsT:
     """Makes a record from parsed JSON or TOML (a mapping) or from JSON text (str or bytes).
 
@@ -37,6 +45,7 @@ def validated(
         source: the file or option they came from, for the error.
         error: the error to raise.
         remedy: what the user should do; by default, to correct ``source``.
+        options: by field, the command's option that set it, as it was written.
 
     Raises:
         EdgeAdError: of class ``error``, naming the first wrong field, its value and what it must be.
@@ -48,12 +57,28 @@ def validated(
     except ValidationError as failure:
         first = failure.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the content"
-        value = "" if first["type"] in ("missing", "json_invalid") else f" (got {str(first['input'])[:80]!r})"
-        raise error(
-            f"{source}: {field} is not valid",
-            why=f"{first['msg']}{value}",
-            remedy=remedy or f"correct {field} in {source}",
-        ) from failure
+        why, wanted = first["msg"].removeprefix("Value error, "), remedy
+        if not first["loc"] and first["type"] == "value_error":
+            place = " ".join(options.values()) or source
+            what, wanted = f"{place}: this does not go together", remedy or f"correct {place}"
+        elif first["type"] == "extra_forbidden":
+            near = get_close_matches(str(first["loc"][-1]), _setting_names(kind), 1)
+            what, why = f"{source}: there is no setting {field}", f"perhaps {near[0]} is meant" if near else ""
+            wanted = remedy or f"correct its name in {source}, or remove it"
+        else:
+            option = next((text for name, text in options.items() if f"{field}.".startswith(f"{name}.")), "")
+            what = f"{option} is not valid" if option else f"{source}: {field} is not valid"
+            wanted = remedy or ("correct it" if option else f"correct {field} in {source}")
+            if first["type"] not in ("missing", "json_invalid"):
+                why = f"{why} (got {str(first['input'])[:80]!r})"
+        raise error(what, why=why, remedy=wanted) from failure
+
+
+def _setting_names(kind: type[BaseModel]) -> list[str]:
+    """All names of fields, also those of tables."""
+    schema = kind.model_json_schema()
+    tables = [schema, *schema.get("$defs", {}).values()]
+    return [name for table in tables for name in table.get("properties", {})]
 
 
 class PreprocessConfig(Settings):

@@ -158,17 +158,16 @@ def plan(request: Request) -> Plan:
 
 
 def _experiment(request: Request, category: str, frames: int, seed: int) -> Experiment:
-    config = validated(TrainConfig, _settings(request, frames, seed), f"the settings for {request.label}")
     return Experiment(
         name=f"{category}-{request.label}-seed{seed}",
         data=(request.data / category).absolute(),
         label=request.label,
-        config=config,
+        config=_settings(request, frames, seed),
         weights=None if request.weights is None else request.weights.absolute(),
     )
 
 
-def _settings(request: Request, frames: int, seed: int) -> dict[str, Any]:
+def _settings(request: Request, frames: int, seed: int) -> TrainConfig:
     """The paper's settings for a category with so many training frames."""
     protocol = PROTOCOLS[request.model]
     epochs = protocol.epochs[request.dataset] if request.epochs is None else request.epochs
@@ -190,8 +189,12 @@ def _settings(request: Request, frames: int, seed: int) -> dict[str, Any]:
         **protocol.settings,
     }
     settings = _merged(settings, request.settings or {})
-    batch = min(int(settings["batch_size"]), max(frames, 1))
-    return {"steps": epochs * max(1, frames // batch), **settings}
+    batch = min(_config(request, {"steps": 1, **settings}).batch_size, max(frames, 1))
+    return _config(request, {"steps": epochs * max(1, frames // batch), **settings})
+
+
+def _config(request: Request, settings: dict[str, Any]) -> TrainConfig:
+    return validated(TrainConfig, settings, f"the settings for {request.label}")
 
 
 def _merged(settings: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

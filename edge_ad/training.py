@@ -78,7 +78,7 @@ def train(
         run_dir: where the checkpoint goes.
         weights_path: of the teacher; by default its published weights.
         resume: go on from the checkpoint in ``run_dir`` if there is one.
-        progress: called after every step.
+        progress: called after every step; a ``KeyboardInterrupt`` that it raises leaves a checkpoint of this step.
 
     Returns:
         The finished checkpoint's record.
@@ -206,7 +206,11 @@ class _Trainer:
             self.step += 1
             pace = (time.monotonic() - started) / (self.step - first)
             left = pace * (config.steps - self.step)
-            self.progress(Progress("training", self.step, config.steps, losses, left))
+            try:
+                self.progress(Progress("training", self.step, config.steps, losses, left))
+            except KeyboardInterrupt:  # between two steps, where nothing is half done
+                self._save()
+                raise
             due = time.monotonic() - saved >= pause and self.step < config.steps
             if due and self.processes.first:
                 before = time.monotonic()

@@ -58,7 +58,8 @@ def input_spec(frames: Sequence[LabelledFrame], intrinsics: Intrinsics | None, c
     first = frames[0].frame
     roi = Roi(0, 0, width, height) if config.roi is None else Roi(**config.roi.model_dump())
     if roi.x_px + roi.width_px > width or roi.y_px + roi.height_px > height:
-        raise ConfigError(f"the ROI {roi} leaves the frames of {width}×{height} px", remedy="choose it inside")
+        corner = f"{roi.x_px},{roi.y_px},{roi.width_px},{roi.height_px}"
+        raise ConfigError(f"the ROI {corner} leaves the frames of {width}×{height} px", remedy="choose it inside")
     roi = _snapped(roi, config.preprocess.image_size_px)
     intrinsics = intrinsics or first.intrinsics
     depth: Literal["uint16_planes", "float32_m", "none"] = "none"

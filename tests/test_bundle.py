@@ -92,7 +92,7 @@ def escaping(bundle: Path) -> None:
         pytest.param(lambda b: (b / "manifest.json").unlink(), r"it has no manifest\.json", id="no manifest"),
         pytest.param(lambda b: (b / "manifest.json").write_text("{"), r"manifest\.json: .* not valid", id="not JSON"),
         pytest.param(manifest_with(schema_version=3), r"schema_version is not valid", id="other schema"),
-        pytest.param(manifest_with(extra=1), r"manifest\.json: extra is not valid", id="unknown field"),
+        pytest.param(manifest_with(extra=1), r"manifest\.json: there is no setting extra", id="unknown field"),
         pytest.param(lambda b: (b / "manifest.json").write_text("[1]"), r"manifest\.json: ", id="foreign"),
         pytest.param(unlisted("golden.safetensors"), r"does not list golden\.safetensors", id="unlisted"),
         pytest.param(unlisted("model_rgb_only.onnx"), r"does not list model_rgb_only\.onnx", id="unlisted mode"),

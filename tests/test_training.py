@@ -156,7 +156,7 @@ def unfinished(dataset: Dataset, tmp_path: Path) -> Path:
 
     with pytest.raises(KeyboardInterrupt):
         train(listed(dataset, 4, 3), QUICK, tmp_path, progress=interrupt)
-    assert read_checkpoint(tmp_path)[0].step == 1
+    assert read_checkpoint(tmp_path)[0].step == 2
     return tmp_path
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
+from threading import Event
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +16,7 @@ from edge_ad.config import RoiConfig, TrainConfig, read_toml, validated
 from edge_ad.data import open_dataset
 from edge_ad.errors import ConfigError
 from edge_ad.extras import require
+from edge_ad.runtime.signals import stopped_by_signals
 
 
 def command(
@@ -40,12 +43,15 @@ def command(
     """Learns what good parts look like.
 
     Reads the train and validation frames (good parts only) and writes
-    OUTPUT/checkpoint.safetensors. A run that is stopped, even by a power
-    cut, goes on with --resume.
+    OUTPUT/checkpoint.safetensors. A run that is stopped, by Ctrl-C or a
+    power cut, goes on with --resume.
+
+    All settings, for --config, are in docs/settings.toml.
 
     Example: edge-ad train captures/lid --output runs/lid --modalities rgb,depth
     """
     require("torch", extra="train")
+    from edge_ad.models.checkpoint import CHECKPOINT
     from edge_ad.training import Progress, train
 
     options = {"model": model, "backbone": backbone, "steps": steps, "batch_size": batch_size, "seed": seed}
@@ -53,18 +59,28 @@ def command(
     dataset = open_dataset(data, category=category)
     if int(os.environ.get("RANK", "0")) > 0:
         notes.quiet = results.quiet = True  # of the processes that torchrun started, one reports
-    with progress_bar("reading frames") as bar:
+    stop, alone = Event(), int(os.environ.get("WORLD_SIZE", "1")) == 1
+    with progress_bar("reading frames") as bar, stopped_by_signals(stop) if alone else nullcontext():
         task = bar.task_ids[0]
 
         def show(progress: Progress) -> None:
+            if stop.is_set():
+                raise KeyboardInterrupt
             if not notes.is_terminal and progress.step % max(1, progress.steps // 10) == 0:
-                notes.print(f"{progress.stage}: step {progress.step} of {progress.steps}")
+                place = f"step {progress.step} of" if progress.losses else f"{progress.step} of"
+                notes.print(f"{progress.stage}: {place} {progress.steps}" if progress.step else progress.stage)
             left = f"{progress.seconds_left:.0f} s left" if progress.step else ""
             losses = " ".join(f"{loss:.3f}" for loss in progress.losses)
             remark = f"loss {losses}   {left}" if losses else left
             bar.update(task, description=progress.stage, completed=progress.step, total=progress.steps, remark=remark)
 
-        record = train(dataset, settings, output, weights_path=weights, resume=resume, progress=show)
+        try:
+            record = train(dataset, settings, output, weights_path=weights, resume=resume, progress=show)
+        except KeyboardInterrupt:
+            kept = (output / CHECKPOINT).is_file()
+            text = "the same command with --resume goes on" if kept else "nothing was trained yet"
+            notes.print(f"[yellow]stopped[/] {text}", soft_wrap=True)
+            raise typer.Exit(130) from None
     scores = record.validation_scores
     if json_output:
         print_json({"run": str(output), "steps": record.step, "validation_scores": scores})
@@ -96,12 +112,14 @@ def train_config(
             f"{source}: preprocess is not a table", why=f"it is {preprocess!r}", remedy="use [preprocess]"
         )
     values |= {name: value for name, value in options.items() if value is not None}
+    said = {name: f"--{name.replace('_', '-')} {value}" for name, value in options.items() if value is not None}
     if modalities is not None:
         preprocess = {**preprocess, "modalities": [name.strip() for name in modalities.split(",")]}
+        said["preprocess.modalities"] = f"--modalities {modalities}"
     if roi is not None:
         values["roi"] = parsed_roi(roi)
     values["preprocess"] = preprocess
-    return validated(TrainConfig, values, source)
+    return validated(TrainConfig, values, source, options=said)
 
 
 def parsed_roi(text: str) -> RoiConfig:

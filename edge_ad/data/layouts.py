@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge_ad.data import eyecandies, folder, mvtec3d
-from edge_ad.data.dataset import Dataset, subfolders
+from edge_ad.data.dataset import SPLITS, Dataset, subfolders
 from edge_ad.errors import DataError
 
 # The first that recognises a directory opens it: a folder of captures also has rgb/, so it comes last.
@@ -55,12 +55,18 @@ def open_dataset(path: Path, *, layout: str = "auto", category: str | None = Non
 
 
 def _no_category(path: Path, category: str | None) -> DataError:
+    if category is None and path.name in SPLITS and layout_of(path.absolute().parent) is not None:
+        return DataError(
+            f"{path} is one split of a data set",
+            why="a model learns from train and validation, and is evaluated on test",
+            remedy=f"name the whole: {path.absolute().parent}",
+        )
     names = [folder.name for folder in subfolders(path) if layout_of(folder) is not None]
     if names and category is None:
         return DataError(
             f"{path} holds several categories: {', '.join(names)}",
             why="a model learns one category",
-            remedy=f"name one, e.g. category {names[0]}",
+            remedy=f"name one, e.g. --category {names[0]}",
         )
     if names:
         return DataError(

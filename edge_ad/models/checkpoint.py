@@ -105,7 +105,7 @@ def read_checkpoint(path: Path) -> tuple[CheckpointRecord, dict[str, Tensor]]:
             text = (stream.metadata() or {}).get("edge_ad")
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is damaged", why=str(error), remedy="train again") from error
+        raise CheckpointError(f"{path} is damaged", why=str(error), remedy=f"delete {path} and train again") from error
     if text is None:
         raise CheckpointError(
             f"{path} is not a checkpoint of edge-ad", why="its header lacks the settings", remedy="train one"

@@ -173,7 +173,7 @@ def test_camera_is_found_up_to_two_levels_above(tmp_path: Path) -> None:
         ({"fx": 0}, "fx is not valid.*cannot be 0"),
         ({"depth_unit_m": -1}, "depth_unit_m is not valid"),
         ({"cx": None}, "cx is not valid"),
-        ({"skew": 1}, "skew is not valid"),
+        ({"skew": 1}, "there is no setting skew"),
     ],
     ids=["zero-focal", "negative-unit", "null", "unknown"],
 )

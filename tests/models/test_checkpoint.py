@@ -64,7 +64,7 @@ def drop_a_tensor(path: Path) -> None:
         pytest.param(
             lambda path: save_file({"x": torch.zeros(1)}, path), "is not a checkpoint of edge-ad", id="foreign"
         ),
-        pytest.param(edit(schema_version="version"), "schema_version|version is not valid", id="other schema"),
+        pytest.param(edit(schema_version="schema"), "there is no setting schema", id="other schema"),
         pytest.param(edit(rd="padim"), "model is not valid.*padim", id="unknown model"),
         pytest.param(edit(rd="mmrd"), "mmrd takes 2 to 3 modalities", id="other model"),
         pytest.param(edit(efficientnet_lite0="vgg16"), "backbone is not valid.*vgg16", id="other backbone"),
