@@ -124,7 +124,7 @@ def run(data: Path, config: TrainConfig, weights: Path | None, place: Path, cont
         views |= {f"{mode} {name}": value for name, value in judged(detector.operating(mode), dataset).items()}
     if isinstance(detector.method, Crd) and controls:
         for mode in ("rgb_only", "3d_only"):
-            for assist in ("zeroed", "self"):
+            for assist in ("zeroed", "self", "self filter"):
                 views[f"{mode} {assist}"] = judged(Control(detector, mode, assist, dataset), dataset)["all"]
     (place / "checkpoint.safetensors").unlink()
     report = {"seconds": seconds, "config": config.model_dump(mode="json"), "views": views}
@@ -162,7 +162,11 @@ def markdown(place: Path) -> str:
 
 
 class Control(nn.Module):
-    """Inspecting with one sensor without hallucination: the other one's features are zeros, or the own ones."""
+    """Inspecting with one sensor without hallucination.
+
+    In place of the other one's features are zeros, or the own ones; or these are in place of the filter's output
+    only, while the amplifier has the hallucinated ones.
+    """
 
     def __init__(self, detector: Detector, mode: str, assist: str, dataset: Dataset) -> None:
         super().__init__()
@@ -183,9 +187,13 @@ class Control(nn.Module):
         batch, region = self.detector.batch(dict(zip(self.input_names, arrays, strict=True)), self.modalities)
         method: Any = self.detector.method
         (name,) = self.modalities
-        own = batch.features[name]
-        other = own if self.assist == "self" else [torch.zeros_like(x) for x in own]
-        return {name: method.compared(own, method.students[name](own, other).mixed)}, region
+        own, student = batch.features[name], method.students[name]
+        if self.assist == "self filter":
+            hallucinated = method.hallucinated(method.other(name), own)
+            _, mixed = student.restore(own, own, student.tuners.amplify(hallucinated))
+        else:
+            mixed = student(own, own if self.assist == "self" else [torch.zeros_like(x) for x in own]).mixed
+        return {name: method.compared(own, mixed)}, region
 
     def forward(self, *arrays: Tensor) -> tuple[Tensor, ...]:
         """Anomaly map and score."""
