@@ -11,6 +11,7 @@ import pytest
 import typer.main
 
 from edge_ad.cli import COMMANDS, app
+from edge_ad.config import TrainConfig, read_toml
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "engines" / "README.md"]
@@ -47,6 +48,16 @@ def test_shown_commands_exist_with_their_options(page: str, line: str) -> None:
     options = {option for parameter in parser_of(words[1]).params for option in parameter.opts} | {"--help"}
     used = {word.split("=")[0] for word in words[2:] if word.startswith("--")}
     assert used <= options, f"{page} shows {line!r}, which has no {sorted(used - options)}"
+
+
+def test_the_page_of_settings_has_all_of_them_with_their_defaults() -> None:
+    page = read_toml(ROOT / "docs/settings.toml")
+    assert TrainConfig.model_validate(page) == TrainConfig()
+    defaults = TrainConfig().model_dump(mode="json", exclude={"roi"})
+    assert page.keys() == defaults.keys()
+    for name, value in defaults.items():
+        if isinstance(value, dict):
+            assert page[name].keys() == value.keys()
 
 
 def test_every_help_text_has_an_example() -> None:

@@ -35,9 +35,12 @@ def print_retry(failure: Failure) -> None:
 
 def print_table(content: ResultTable) -> None:
     """A result table on standard output."""
-    table = Table(title=escape(content.title), title_justify="left")
+    table = Table(
+        title=escape(content.title), title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="bold"
+    )
     for index, heading in enumerate(content.headings):
-        table.add_column(heading, justify="right" if index else "left", no_wrap=index == 0)
+        width = max(map(len, (*heading.split(), *(row[index] for row in content.rows))))
+        table.add_column(heading, justify="right" if index else "left", width=width, overflow="fold")
     for row in content.rows:
         table.add_row(*map(escape, row))
     results.print(table)

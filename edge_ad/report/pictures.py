@@ -16,7 +16,15 @@ from edge_ad.visualization import display_range, heat_map, heat_overlay, outline
 
 WIDTH_PX = 320
 _JPEG: Sequence[int] = (cv2.IMWRITE_JPEG_QUALITY, 82, cv2.IMWRITE_JPEG_OPTIMIZE, 1)
-MODALITIES = {"rgb": "colour", "depth": "depth", "normals": "normals"}
+MODALITIES = {
+    "rgb": "colour",
+    "depth": "depth",
+    "normals": "normals",
+    "fused": "all together",
+    "hallucinated_rgb": "hallucinated colour",
+    "hallucinated_depth": "hallucinated depth",
+    "hallucinated_normals": "hallucinated normals",
+}
 """What a modality is called in the report."""
 
 
