@@ -240,14 +240,16 @@ class _Trainer:
             CheckpointError: it belongs to other settings or other data.
         """
         record, tensors = read_checkpoint(self.path)
-        for what, was, now in (
-            ("settings", _settings(record.training), _settings(self.config)),
+        was, now = ({name: getattr(x, name) for name in _deciding()} for x in (record.training, self.config))
+        changed = ", ".join(f"{name} was {was[name]}" for name in was if was[name] != now[name])
+        for what, before, after in (
+            (f"settings: {changed}", was, now),
             ("training data", record.data, self.data),
             ("camera or plane", record.detector, self.detector.config),
             ("teacher weights", True, has_teacher(tensors, self.detector.teacher)),
             ("software", record.version, edge_ad.__version__),
         ):
-            if was != now:
+            if before != after:
                 raise CheckpointError(
                     f"{self.path} cannot be resumed",
                     why=f"it was made with other {what}",
@@ -338,10 +340,9 @@ class _Trainer:
         write_checkpoint(self.path, self._record(finished=False), tensors)
 
 
-def _settings(config: TrainConfig) -> TrainConfig:
+def _deciding() -> list[str]:
     """The settings that decide the result, without those that only suit a machine."""
-    usual = TrainConfig.model_fields
-    return config.model_copy(update={name: usual[name].default for name in MACHINE_SETTINGS})
+    return [name for name in TrainConfig.model_fields if name not in MACHINE_SETTINGS]
 
 
 def _make_directory(run_dir: Path) -> None:

@@ -87,12 +87,16 @@ class FolderCamera:
         self._intrinsics, self._depth_unit_m = read_intrinsics(self._directory)
         self._captures = list_captures(self._directory)
         self._next, self._due_s = 0, time.monotonic()
-        unknown = (f"{self._directory / CAMERA_FILE} is missing: the frames carry no intrinsics",)
+        warnings = []
+        if self._intrinsics is None:
+            warnings.append(f"{self._directory / CAMERA_FILE} is missing: the frames carry no intrinsics")
+        if (self._directory / "xyz").is_dir() and self._captures[0].depth is None:
+            warnings.append(f"{self._directory / 'xyz'} is not read: only rgb/ and depth/ are, so there is no depth")
         return CameraInfo(
             name="replay" if self._live else "folder",
             serial=str(self._directory),
             live=self._live,
-            warnings=unknown if self._intrinsics is None else (),
+            warnings=tuple(warnings),
             details={"captures": str(len(self._captures))},
         )
 

@@ -39,8 +39,8 @@ def command(
 
     Takes a checkpoint, an exported ONNX file or a built engine alike, so
     that all three can be compared, with all sensors or, by --mode, with one of
-    them. Writes a report to open in a browser, a contact sheet, and all figures
-    as JSON.
+    them, whose results go to a folder of that name. Writes a report to open in
+    a browser, a contact sheet, and all figures as JSON.
 
     Example: edge-ad evaluate runs/lid captures/lid
     """

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -109,6 +110,12 @@ def test_missing_intrinsics_are_said(captures: Path) -> None:
     assert "intrinsics.json is missing" in camera.open().warnings[0]
     frame = camera.read(0)
     assert isinstance(frame, Frame) and frame.intrinsics is None
+
+
+def test_point_clouds_that_are_not_read_are_said(captures: Path, tmp_path: Path) -> None:
+    shutil.copytree(captures / "rgb", tmp_path / "rgb")
+    (tmp_path / "xyz").mkdir()
+    assert any("xyz is not read" in warning for warning in FolderCamera(tmp_path).open().warnings)
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
