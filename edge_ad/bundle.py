@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from edge_ad.config import Settings, validated
 from edge_ad.errors import BundleError, ModelError
 from edge_ad.files import not_written, write_bytes
+from edge_ad.settings import Settings, validated
 from edge_ad.types import Intrinsics, Roi, TensorSpec
 
 MANIFEST = "manifest.json"

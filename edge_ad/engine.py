@@ -39,9 +39,9 @@ from edge_ad.bundle import (
     golden_name,
     model_name,
 )
-from edge_ad.config import Settings, validated
 from edge_ad.errors import EngineError
 from edge_ad.files import replace_directory
+from edge_ad.settings import Settings, validated
 from edge_ad.types import Backend
 
 __all__ = ["Engine", "EngineKey", "EngineManifest", "build_engine", "check_golden", "load_engine", "read_engine"]

@@ -24,13 +24,14 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 
 import edge_ad
-from edge_ad.config import MACHINE_SETTINGS, Settings, TrainConfig
+from edge_ad.config import MACHINE_SETTINGS, TrainConfig
 from edge_ad.data import Dataset, open_dataset
 from edge_ad.errors import ConfigError, EdgeAdError
 from edge_ad.evaluation import evaluate
 from edge_ad.extras import require
 from edge_ad.files import write_bytes
 from edge_ad.predictor import open_predictor
+from edge_ad.settings import Settings
 
 REPORT = "report.json"
 SCHEMA_VERSION = 1

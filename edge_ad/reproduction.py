@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_ad.config import TrainConfig, validated
+from edge_ad.config import TrainConfig
 from edge_ad.data import open_dataset
 from edge_ad.errors import ConfigError, DataError
 from edge_ad.evaluation import METRIC_TITLES
 from edge_ad.experiments import Experiment, Failure, Report, ResultTable, Summary, summaries
 from edge_ad.published import CATEGORIES, PROTOCOLS, Published, published
+from edge_ad.settings import validated
 
 DIFFERENCES = (
     "Depth is scaled with one range learned on the training frames, the papers scale each image by its own; "

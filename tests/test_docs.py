@@ -11,7 +11,8 @@ import pytest
 import typer.main
 
 from edge_ad.cli import COMMANDS, app
-from edge_ad.config import TrainConfig, read_toml
+from edge_ad.config import TrainConfig
+from edge_ad.settings import read_toml
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "engines" / "README.md"]

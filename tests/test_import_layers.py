@@ -22,7 +22,8 @@ PACKAGE = Path(__file__).parents[1] / "edge_ad"
 
 LAYERS = (
     {"types", "errors"},
-    {"extras", "config", "files"},
+    {"extras", "settings", "files"},
+    {"config"},
     {
         "bundle",
         "onnx_weights",
@@ -81,6 +82,7 @@ ON_DEMAND = {
     ("predictor.py", "backends.torch"),  # a checkpoint, tried before it is exported
     ("experiments.py", "training"),
     ("cli/reproduce.py", "models.weights"),
+    ("cli/train.py", "models.checkpoint"),
     ("cli/train.py", "training"),
     ("cli/threshold.py", "cross_scoring"),
     ("cli/threshold.py", "models.checkpoint"),

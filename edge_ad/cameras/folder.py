@@ -9,9 +9,9 @@ from pathlib import Path
 from pydantic import Field
 
 from edge_ad.cameras.uri import CameraUri
-from edge_ad.config import Settings
 from edge_ad.data.folder import CAMERA_FILE, CapturePaths, list_captures, read_capture, read_intrinsics
 from edge_ad.errors import CameraError, ConfigError
+from edge_ad.settings import Settings
 from edge_ad.types import CameraInfo, Frame, Intrinsics, ReadStatus
 
 

@@ -16,8 +16,8 @@ from edge_ad.cameras.realsense_devices import find_device, list_devices, load_sd
 from edge_ad.cameras.realsense_frames import FrameMaker
 from edge_ad.cameras.realsense_streams import LiveStream, RecordingStream, StreamMode
 from edge_ad.cameras.uri import CameraUri
-from edge_ad.config import Settings
 from edge_ad.errors import CameraError, ConfigError
+from edge_ad.settings import Settings
 from edge_ad.types import CameraInfo, Frame, ReadStatus
 
 __all__ = ["RealSenseCamera", "RealSenseOptions", "StreamMode", "list_devices"]

@@ -9,10 +9,10 @@ from numpy.random import default_rng
 from pydantic import Field
 
 from edge_ad.cameras.uri import CameraUri
-from edge_ad.config import Settings
 from edge_ad.data.defects import DEFECTS
 from edge_ad.data.synthetic import SyntheticProduct
 from edge_ad.errors import CameraError
+from edge_ad.settings import Settings
 from edge_ad.types import CameraInfo, Frame, ReadStatus
 
 NANOSECONDS = 1_000_000_000

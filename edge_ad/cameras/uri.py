@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from edge_ad.config import SettingsT, validated
 from edge_ad.errors import ConfigError
+from edge_ad.settings import SettingsT, validated
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from rich.markup import escape
 
 from edge_ad.cli.console import comma_separated, notes, print_json, progress_bar
 from edge_ad.cli.experiment_view import print_failures, print_outcome, print_table, stoppable
-from edge_ad.config import read_toml
 from edge_ad.experiments import (
     Experiment,
     Failure,
@@ -24,6 +23,7 @@ from edge_ad.experiments import (
 )
 from edge_ad.extras import require
 from edge_ad.reproduction import BACKBONE, Plan, Request, comparison, document, markdown, plan
+from edge_ad.settings import read_toml
 
 
 def command(

@@ -12,11 +12,12 @@ import typer
 from rich.markup import escape
 
 from edge_ad.cli.console import notes, print_json, progress_bar, results
-from edge_ad.config import RoiConfig, TrainConfig, read_toml, validated
+from edge_ad.config import RoiConfig, TrainConfig
 from edge_ad.data import open_dataset
 from edge_ad.errors import ConfigError
 from edge_ad.extras import require
 from edge_ad.runtime.signals import stopped_by_signals
+from edge_ad.settings import read_toml, validated
 
 
 def command(

@@ -15,7 +15,7 @@ from edge_ad.cli.console import comma_separated, notes, print_json
 from edge_ad.cli.experiment_view import print_failures, print_outcome, print_retry, print_table, stoppable
 from edge_ad.cli.train import train_config
 from edge_ad.cluster import Resources, run_on_ray
-from edge_ad.config import Settings, TrainConfig, read_toml, validated
+from edge_ad.config import TrainConfig
 from edge_ad.data.dataset import subfolders
 from edge_ad.data.layouts import layout_of
 from edge_ad.errors import ConfigError, DataError
@@ -31,6 +31,7 @@ from edge_ad.experiments import (
     summaries,
     write_results,
 )
+from edge_ad.settings import Settings, read_toml, validated
 
 
 class ExperimentTable(Settings):

@@ -22,7 +22,6 @@ from typing import Annotated
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from edge_ad.config import Settings, validated
 from edge_ad.data.dataset import GOOD, SPLITS, Dataset, Entry, paired_files, subfolders, with_masks
 from edge_ad.data.images import (
     DEPTH_SUFFIXES,
@@ -33,6 +32,7 @@ from edge_ad.data.images import (
     read_rgb,
 )
 from edge_ad.errors import DataError
+from edge_ad.settings import Settings, validated
 from edge_ad.types import Frame, Intrinsics, LabelledFrame
 
 LAYOUT = "folder"

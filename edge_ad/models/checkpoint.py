@@ -16,10 +16,11 @@ from torch import Tensor, allclose, nn
 
 import edge_ad
 from edge_ad.bundle import Thresholds, TrainingData
-from edge_ad.config import Settings, TrainConfig, validated
+from edge_ad.config import TrainConfig
 from edge_ad.errors import CheckpointError
 from edge_ad.files import write_bytes
 from edge_ad.models.detector import Detector, DetectorConfig
+from edge_ad.settings import Settings, validated
 
 CHECKPOINT = "checkpoint.safetensors"
 SCHEMA_VERSION = 2

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edge_ad.bundle import InputSpec
-from edge_ad.config import PreprocessConfig, Settings
+from edge_ad.config import PreprocessConfig
 from edge_ad.models.backbones import BackboneSpec
+from edge_ad.settings import Settings
 
 NEAREST_M, FARTHEST_M = 1e-3, 1e4
 """Depth outside counts as no return: no camera measures it, and the inverse of a denormal number is infinite."""

@@ -6,8 +6,8 @@ import pytest
 from pydantic import Field
 
 from edge_ad.cameras import CAMERAS, CameraUri, camera_from_uri
-from edge_ad.config import Settings
 from edge_ad.errors import ConfigError
+from edge_ad.settings import Settings
 from edge_ad.types import Camera
 
 FORMS = {
