@@ -1,6 +1,6 @@
 """What each method costs: parameters, multiply-adds, latency of the ONNX Runtime engine, per operating mode.
 
-    scripts/bench cost [--backbone efficientnet_lite0] [--size 256] [--rounds 20]
+    scripts/bench cost [--backbone efficientnet_lite0] [--size 256] [--rounds 20] [--only "rd rgb,crd"]
 
 Weights are random, as cost does not depend on them. Latencies are medians of one frame at a time, all graphs
 in turn, and given relative to the first one's: a busy machine slows all of them.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -39,7 +39,12 @@ COSTED = {
 }
 
 
-def main(backbone: str = "efficientnet_lite0", size: int = 256, rounds: int = 20) -> None:
+def main(
+    backbone: str = "efficientnet_lite0",
+    size: int = 256,
+    rounds: int = 20,
+    only: Annotated[str, typer.Option(help="Several with commas; by default all.")] = ",".join(COSTED),
+) -> None:
     """Prints the table."""
     console = Console()
     frame = SyntheticProduct(256, seed=0).render(0).frame
@@ -51,7 +56,8 @@ def main(backbone: str = "efficientnet_lite0", size: int = 256, rounds: int = 20
         intrinsics=frame.intrinsics,
     )
     rows: list[tuple[str, float, float, Any, dict[str, Any]]] = []
-    for name, setting in COSTED.items():
+    for name in only.split(","):
+        setting = COSTED[name]
         detector = _detector(setting, backbone, size, spec)
         millions = sum(x.numel() for x in (*detector.teacher.parameters(), *detector.method.parameters())) / 1e6
         every = feeds_from_frame(frame, spec, detector.config.preprocess.input_names)
