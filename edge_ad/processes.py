@@ -11,11 +11,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Generator, Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 from edge_ad.errors import ConfigError
@@ -93,8 +93,7 @@ def shared_losses(method: Method, processes: Processes) -> nn.Module:
     if processes.count == 1:
         return losses
     whole_batch_norm(method, on=True)
-    # All have the same buffers already, as they see the same batch.
-    return DistributedDataParallel(losses, broadcast_buffers=False)
+    return DistributedDataParallel(losses)
 
 
 class WholeBatchNorm2d(nn.BatchNorm2d):
@@ -118,9 +117,24 @@ class WholeBatchNorm2d(nn.BatchNorm2d):
         return result
 
 
-def _sum(x: Tensor) -> Tensor:
+class _Sum(torch.autograd.Function):
     """Over all processes; gradients pass through it."""
-    total: Tensor = all_reduce(x)  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _sum(x: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
     return total
 
 

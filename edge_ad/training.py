@@ -222,7 +222,7 @@ class _Trainer:
 
     def finish(self, validation: Inputs) -> None:
         """The method's last touch, map statistics and scores of the validation frames, final file."""
-        self.progress(Progress("measuring good frames", self.step, self.config.steps))
+        self.progress(Progress("measuring good frames", 0, 1))
         detector = self.detector
         detector.train()
         detector.method.finish(self._batches)

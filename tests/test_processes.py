@@ -31,6 +31,7 @@ def test_two_processes_learn_what_one_learns(synthetic_root: Path, tmp_path: Pat
         directory.mkdir()
         done = trained(processes, synthetic_root, directory, CONFIG)
         assert done.returncode == 0, done.stderr[-2000:]
+        assert "Warning" not in done.stderr
         lines = [json.loads(line) for line in (directory / "losses.jsonl").read_text().splitlines()]
         assert len(lines) == processes
         # All processes report the whole batch's loss and end with the first one's record.
