@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -15,9 +14,12 @@ from edge_ad.types import AnyArray, Float32Array, Frame, Intrinsics, Roi
 FOCAL_TOLERANCE = 0.05
 """Share by which a camera's focal length may differ from the training camera's."""
 
+REMEDY = "use a camera that delivers it, or train without it"
+"""Where a frame lacks an image."""
+
 
 def feeds_from_frame(
-    frame: Frame, spec: InputSpec, names: Sequence[str], without: Mapping[str, str] = MappingProxyType({})
+    frame: Frame, spec: InputSpec, names: Sequence[str], remedy_without: Callable[[str], str] = lambda name: REMEDY
 ) -> dict[str, AnyArray]:
     """Crops a frame to the ROI and lays it out as the graph's inputs.
 
@@ -25,7 +27,7 @@ def feeds_from_frame(
         frame: one capture.
         spec: what the model was trained on.
         names: the graph's inputs, of ``rgb``, ``depth``, ``normals``.
-        without: by input, how the model can do without it, for the error.
+        remedy_without: of an input's name, what to do where a frame lacks it.
 
     Returns:
         ``rgb`` and ``normals`` uint8 (1, H, W, 3); ``depth`` float32 (1, H, W) in metres, or uint8
@@ -51,7 +53,7 @@ def feeds_from_frame(
             raise DataError(
                 f"frame {frame.source or frame.sequence} has no {name}",
                 why="the model needs it",
-                remedy=without.get(name, "use a camera that delivers it, or train without it"),
+                remedy=remedy_without(name),
             )
         crop = spec.roi.crop(image)
         feeds[name] = (_depth(frame, crop, spec) if name == "depth" else np.ascontiguousarray(crop))[None]

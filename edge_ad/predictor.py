@@ -22,7 +22,7 @@ from edge_ad.bundle import (
 from edge_ad.engine import ENGINE, load_engine
 from edge_ad.errors import BundleError, DataError
 from edge_ad.extras import require
-from edge_ad.feeds import feeds_from_frame, map_on_frame
+from edge_ad.feeds import REMEDY, feeds_from_frame, map_on_frame
 from edge_ad.types import AnomalyResult, Backend, Frame
 
 
@@ -54,7 +54,9 @@ class Predictor:
             EngineError: the backend failed.
         """
         started = time.perf_counter_ns()
-        feeds = feeds_from_frame(frame, self.spec, [tensor.name for tensor in self.backend.inputs], self._without)
+        feeds = feeds_from_frame(
+            frame, self.spec, [tensor.name for tensor in self.backend.inputs], self._remedy_without
+        )
         fed = time.perf_counter_ns()
         outputs = self.backend.run(feeds)
         ran = time.perf_counter_ns()
@@ -90,16 +92,15 @@ class Predictor:
             )
         return threshold.value
 
-    @property
-    def _without(self) -> dict[str, str]:
-        """By input, how this model can do without it."""
-        modes = {"rgb": THREE_D_ONLY, "depth": RGB_ONLY, "normals": RGB_ONLY}
-        return {
-            name: f"use a camera that delivers it; or go on without, with --mode {mode} "
+    def _remedy_without(self, name: str) -> str:
+        """What to do where a frame lacks this input."""
+        mode = THREE_D_ONLY if name == "rgb" else RGB_ONLY
+        if self.mode != FULL or mode not in self.thresholds.modes:
+            return REMEDY
+        return (
+            f"use a camera that delivers it; or go on without, with --mode {mode} "
             f"(an engine is built for that: edge-ad build-engine BUNDLE --mode {mode})"
-            for name, mode in modes.items()
-            if self.mode == FULL and mode in self.thresholds.modes
-        }
+        )
 
     def close(self) -> None:
         """Frees the backend."""
