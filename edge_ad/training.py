@@ -209,7 +209,8 @@ class _Trainer:
             try:
                 self.progress(Progress("training", self.step, config.steps, losses, left))
             except KeyboardInterrupt:  # between two steps, where nothing is half done
-                self._save()
+                if self.processes.first:
+                    self._save()
                 raise
             due = time.monotonic() - saved >= pause and self.step < config.steps
             if due and self.processes.first:
