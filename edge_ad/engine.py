@@ -200,7 +200,7 @@ def load_engine(directory: Path, mode: str | None = None) -> tuple[Engine, Backe
             why="; ".join(differences),
             remedy=f"build it again: {manifest.rebuild_command}",
         )
-    backend = kind.open(payload, source=str(directory / kind.payload_name))
+    backend = kind.open(payload, source=str(directory / kind.payload_name), precision=manifest.precision)
     try:
         check_golden(backend, directory / GOLDEN, manifest.precision, manifest.max_batch)
     except BaseException:

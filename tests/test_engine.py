@@ -53,7 +53,7 @@ class PlanBackend(OnnxRuntimeBackend):
         return b"PLAN" + model
 
     @classmethod
-    def open(cls, payload: bytes, *, source: str) -> PlanBackend:
+    def open(cls, payload: bytes, *, source: str, precision: Precision = "fp32") -> PlanBackend:
         cls.opened += 1
         return cls(payload.removeprefix(b"PLAN"), source=source)
 

@@ -11,7 +11,15 @@ import numpy as np
 from edge_ad.errors import EngineError
 from edge_ad.types import AnyArray, Backend, TensorSpec
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "int8", "int8_fp16"]
+"""Of the arithmetic: ``int8`` computes what is not quantised in float32, ``int8_fp16`` in float16."""
+
+QUANTIZED: tuple[Precision, ...] = ("int8", "int8_fp16")
+"""Those whose graphs have QuantizeLinear and DequantizeLinear nodes, made with a calibration set."""
+
+QuantizationStyle = Literal["cpu", "tensorrt"]
+"""``cpu``: u8 asymmetric activations; ``tensorrt``: s8 symmetric, at the inputs of convolutions only."""
+
 Progress = Callable[[str], None]
 
 
@@ -37,10 +45,14 @@ class EngineBackend(Backend, Protocol):
 
     Attributes:
         payload_name: the file that ``build`` fills and ``open`` reads.
+        precisions: what it can compute in.
+        quantization: where a quantised graph for it has its QuantizeLinear nodes, and of which kind.
         options: build options that are always the same; part of an engine's identity.
     """
 
     payload_name: ClassVar[str]
+    precisions: ClassVar[tuple[Precision, ...]]
+    quantization: ClassVar[QuantizationStyle]
     options: ClassVar[Mapping[str, str]]
 
     @classmethod
@@ -59,7 +71,7 @@ class EngineBackend(Backend, Protocol):
         """Prepares an ONNX model for this box.
 
         Args:
-            model: the ONNX file's content.
+            model: the ONNX file's content; for a quantised precision already quantised, in float32 otherwise.
             source: its name, for errors.
             precision: of the arithmetic; inputs and outputs keep their types.
             max_batch: the largest batch that will be run.
@@ -74,8 +86,8 @@ class EngineBackend(Backend, Protocol):
         """
 
     @classmethod
-    def open(cls, payload: bytes, *, source: str) -> Backend:
-        """Makes a prepared payload ready to run; ``source`` names it in errors.
+    def open(cls, payload: bytes, *, source: str, precision: Precision) -> Backend:
+        """Makes a payload, prepared for this precision, ready to run; ``source`` names it in errors.
 
         Raises:
             EngineError: the payload is damaged or cannot run here.

@@ -13,7 +13,7 @@ from edge_ad.backends.base import Precision
 from edge_ad.errors import EngineError
 from edge_ad.types import AnyArray, Backend
 
-TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2}
+TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1, "int8_fp16": 2e-1}
 """Largest difference allowed, as a share of the largest golden value of the same output. For two briefly
 trained models in ONNX Runtime on a CPU, fp32 differed from PyTorch by up to 5e-4, fp16 from fp32 by up to 1e-2."""
 

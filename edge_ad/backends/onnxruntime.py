@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import onnxruntime
 
-from edge_ad.backends.base import BoxFacts, Precision, Progress, check_feeds
+from edge_ad.backends.base import BoxFacts, Precision, Progress, QuantizationStyle, check_feeds
 from edge_ad.errors import EngineError
 from edge_ad.types import AnyArray, TensorSpec
 
@@ -27,6 +27,8 @@ class OnnxRuntimeBackend:
     """
 
     payload_name: ClassVar[str] = "model.onnx"
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "int8")
+    quantization: ClassVar[QuantizationStyle] = "cpu"
     options: ClassVar[Mapping[str, str]] = {"graph_optimization": "all"}
 
     def __init__(
@@ -62,18 +64,18 @@ class OnnxRuntimeBackend:
         """The model itself: ONNX Runtime optimises it each time it is opened, for any batch.
 
         Raises:
-            EngineError: the precision is not fp32.
+            EngineError: it does not compute in this precision.
         """
-        if precision != "fp32":
+        if precision not in cls.precisions:
             raise EngineError(
                 f"{source} cannot run in {precision} on the CPU",
                 why=f"{precision} needs TensorRT and an NVIDIA GPU; a CPU would only convert back and forth",
-                remedy="use --precision fp32, or --backend tensorrt on a box with an NVIDIA GPU",
+                remedy="use --precision fp32 or int8, or --backend tensorrt on a box with an NVIDIA GPU",
             )
         return model
 
     @classmethod
-    def open(cls, payload: bytes, *, source: str) -> OnnxRuntimeBackend:
+    def open(cls, payload: bytes, *, source: str, precision: Precision = "fp32") -> OnnxRuntimeBackend:
         """Loads the content of an ONNX file.
 
         Raises:

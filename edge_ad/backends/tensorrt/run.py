@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edge_ad.backends.base import BoxFacts, Precision, Progress, check_feeds
+from edge_ad.backends.base import BoxFacts, Precision, Progress, QuantizationStyle, check_feeds
 from edge_ad.backends.tensorrt import loader
 from edge_ad.backends.tensorrt.build import plan_from_onnx
 from edge_ad.backends.tensorrt.device_memory import DeviceMemory, open_device_memory
@@ -52,6 +52,8 @@ class TensorRTBackend:
     """
 
     payload_name: ClassVar[str] = "model.plan"
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16", "int8", "int8_fp16")
+    quantization: ClassVar[QuantizationStyle] = "tensorrt"
     options: ClassVar[Mapping[str, str]] = {"tf32": "off"}
 
     def __init__(self, engine: Any, memory: DeviceMemory) -> None:
@@ -95,7 +97,7 @@ class TensorRTBackend:
         return plan_from_onnx(model, source=source, precision=precision, max_batch=max_batch, progress=progress)
 
     @classmethod
-    def open(cls, payload: bytes, *, source: str) -> TensorRTBackend:
+    def open(cls, payload: bytes, *, source: str, precision: Precision = "fp32") -> TensorRTBackend:
         """Deserializes a plan. A plan is native code: check where it comes from before this.
 
         Raises:
