@@ -15,7 +15,7 @@ import pytest
 
 from edge_ad.bundle import read_bundle
 from edge_ad.data import Dataset
-from edge_ad.engine import build_engine
+from edge_ad.engine_build import build_engine
 from edge_ad.predictor import open_predictor
 
 PACKAGE = Path(__file__).parents[1] / "edge_ad"

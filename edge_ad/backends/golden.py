@@ -54,6 +54,15 @@ def check_golden(backend: Backend, golden_path: Path, precision: Precision, max_
     return max(differences.values())
 
 
+def read_golden_inputs(golden_path: Path) -> dict[str, AnyArray]:
+    """The inputs of golden samples by name, batch first.
+
+    Raises:
+        EngineError: the file cannot be read or is no set of golden samples.
+    """
+    return _read(golden_path)[0]
+
+
 def _read(path: Path) -> tuple[dict[str, AnyArray], dict[str, AnyArray]]:
     """Golden inputs and outputs by name."""
     try:

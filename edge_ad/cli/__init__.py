@@ -21,6 +21,7 @@ COMMANDS = (
     "reproduce",
     "train-many",
     "export",
+    "calibrate",
     "build-engine",
     "run",
 )
