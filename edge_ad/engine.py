@@ -44,7 +44,16 @@ from edge_ad.files import replace_directory
 from edge_ad.settings import Settings, validated
 from edge_ad.types import Backend
 
-__all__ = ["Engine", "EngineKey", "EngineManifest", "build_engine", "check_golden", "load_engine", "read_engine"]
+__all__ = [
+    "Engine",
+    "EngineKey",
+    "EngineManifest",
+    "box_differences",
+    "build_engine",
+    "check_golden",
+    "load_engine",
+    "read_engine",
+]
 
 ENGINE = "engine.json"
 
@@ -192,8 +201,7 @@ def load_engine(directory: Path, mode: str | None = None) -> tuple[Engine, Backe
             else f"its model has {', '.join(engine.bundle_manifest.modes)}",
         )
     kind = backend_class(manifest.backend)
-    here, there = asdict(kind.box_facts()), manifest.model_dump()
-    differences = [f"{name} was {there[name]!r} and is {here[name]!r}" for name in here if here[name] != there[name]]
+    differences = box_differences(manifest)
     if differences:
         raise EngineError(
             f"{directory} was not built for this box as it is now",
@@ -207,6 +215,18 @@ def load_engine(directory: Path, mode: str | None = None) -> tuple[Engine, Backe
         backend.close()
         raise
     return engine, backend
+
+
+def box_differences(manifest: EngineKey) -> list[str]:
+    """What this box has otherwise than when an engine was built: hardware and versions, a phrase each; often none.
+
+    Raises:
+        ConfigError: this version of edge-ad does not know the engine's backend.
+        EngineError: the hardware or driver that the engine needs is not there.
+        MissingExtraError: a package that the backend needs is not installed.
+    """
+    here, there = asdict(backend_class(manifest.backend).box_facts()), manifest.model_dump()
+    return [f"{name} was {there[name]!r} and is {here[name]!r}" for name in here if here[name] != there[name]]
 
 
 def _key(bundle: Bundle, backend: str, precision: Precision, mode: str, max_batch: int) -> EngineKey:

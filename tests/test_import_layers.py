@@ -58,8 +58,9 @@ LAYERS = (
         "report",
         "export",
         "runtime",
+        "verification",
     },
-    {"experiments", "reproduction", "cluster"},
+    {"experiments", "reproduction", "cluster", "engine_store"},
     {"cli", "__main__"},
 )
 """Each may import its own layer and those above it in this list, which are lower; ``edge_ad`` itself is the lowest."""

@@ -1,0 +1,5 @@
+"""``edge-ad benchmark``."""
+
+
+def command() -> None:
+    """Example: edge-ad benchmark."""
