@@ -24,7 +24,7 @@ from edge_ad.types import AnomalyResult, AnyArray, Frame, Verdict
 STAGES = ("feed", "engine", "map", "verdict")
 """Frame → arrays; arrays → outputs; network map → frame; result → decision and regions."""
 
-PEAK_ROUNDS = 10
+PEAK_ROUNDS = 20
 """So often, spread over the rounds, the box's own limits are measured too."""
 
 Progress = Callable[[int, int], None]
@@ -173,44 +173,49 @@ class Peaks:
     """What the box can do at most, for the backends that compete.
 
     Attributes:
-        gemm_ms: measured milliseconds of the float32 product, by backend.
-        integer_ms: of the product of 8-bit integers, by backend, only where an int8 engine competes.
-        copy_ms: of the copy in main memory.
+        gemm_gflops: measured rates of float32 products, by backend.
+        integer_gops: of products of 8-bit integers, by backend, only where an int8 engine competes.
+        copy_gb_s: of the copy in main memory.
+        copy_threads: that it runs on.
         absent: why a product could not be measured, by backend.
     """
 
     def __init__(self, contestants: Sequence[Contestant]) -> None:
         self.absent: dict[str, str] = {}
-        self._gemms: dict[tuple[str, bool], GemmPeak] = {}
+        self.gemm_gflops: dict[str, list[float]] = {}
+        self.integer_gops: dict[str, list[float]] = {}
+        self.copy_gb_s: list[float] = []
+        self._gemms: list[tuple[GemmPeak, list[float]]] = []
         for contestant in contestants:
             name = contestant.predictor.backend.name
-            self._open(name, integer=False)
-            if contestant.precision in QUANTIZED:
-                self._open(name, integer=True)
-        self.copy = CopyPeak()
-        self.copy_ms: list[float] = []
-        self.gemm_ms: dict[str, list[float]] = {name: [] for name, integer in self._gemms if not integer}
-        self.integer_ms: dict[str, list[float]] = {name: [] for name, integer in self._gemms if integer}
+            if name in BACKENDS:
+                self._open(name, self.gemm_gflops, integer=False)
+                if contestant.precision in QUANTIZED:
+                    self._open(name, self.integer_gops, integer=True)
+        self._copy = CopyPeak()
+        self.copy_threads = self._copy.threads
 
-    def _open(self, name: str, *, integer: bool) -> None:
-        if name not in BACKENDS or (name, integer) in self._gemms:
+    def _open(self, name: str, rates: dict[str, list[float]], *, integer: bool) -> None:
+        if name in rates:
             return
         try:
-            self._gemms[name, integer] = GemmPeak(name, integer=integer)
+            gemm = GemmPeak(name, integer=integer)
         except (EngineError, MissingExtraError) as error:
             self.absent[f"{name} int8" if integer else name] = error.why or error.what
+        else:
+            self._gemms.append((gemm, rates.setdefault(name, [])))
 
     def measure(self) -> None:
         """Measures each once."""
-        for (name, integer), gemm in self._gemms.items():
-            (self.integer_ms if integer else self.gemm_ms)[name].append(gemm.run_ms())
-        self.copy_ms.append(self.copy.run_ms())
+        for gemm, rates in self._gemms:
+            rates.append(gemm.best_gflops())
+        self.copy_gb_s.append(self._copy.gb_s())
 
     def close(self) -> None:
         """Frees everything."""
-        for gemm in self._gemms.values():
+        for gemm, _ in self._gemms:
             gemm.close()
-        self.copy.close()
+        self._copy.close()
 
 
 def run_rounds(

@@ -13,7 +13,6 @@ from edge_ad.backends.golden import TOLERANCES
 from edge_ad.benchmark import STAGES, Contestant, Peaks
 from edge_ad.graph_cost import GraphCost
 from edge_ad.intervals import Interval, ratio_of_medians
-from edge_ad.peaks import COPY_BYTES, GemmPeak
 from edge_ad.runtime.stats import percentiles
 from edge_ad.types import Frame
 
@@ -132,14 +131,11 @@ class Comparison:
 
 
 def peak_figures(peaks: Peaks) -> PeakFigures:
-    """Rates from the measured times."""
-    operations = 2 * GemmPeak.macs
+    """The highest of the measured rates."""
     gemm, integer = (
-        {name: operations / min(times) / 1e6 for name, times in measured.items()}
-        for measured in (peaks.gemm_ms, peaks.integer_ms)
+        {name: max(rates) for name, rates in measured.items()} for measured in (peaks.gemm_gflops, peaks.integer_gops)
     )
-    copy_gb_s = 2 * COPY_BYTES / min(peaks.copy_ms) / 1e6
-    return PeakFigures(gemm, integer, copy_gb_s, peaks.copy.threads, dict(peaks.absent))
+    return PeakFigures(gemm, integer, max(peaks.copy_gb_s), peaks.copy_threads, dict(peaks.absent))
 
 
 def contestant_figures(contestant: Contestant, cost: GraphCost | None, peaks: PeakFigures) -> ContestantFigures:

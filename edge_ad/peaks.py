@@ -17,40 +17,44 @@ from edge_ad.backends import backend_class
 from edge_ad.backends.onnxruntime import available_cores
 from edge_ad.types import AnyArray, Backend
 
-SIDE = 1024
-"""Rows and columns of each matrix: 4 MB in float32, large enough for any CPU's and most GPUs' best rate."""
+SIDES = (384, 1024, 2048)
+"""Rows and columns of the matrices. A small product is over before a busy machine interrupts it; only a large one keeps
+many cores, or a GPU, at work."""
+
+LONG_MS = 20.0
+"""A product that takes so long is large enough."""
 
 LAYERS = 3
 COPY_BYTES = 64 * 2**20
 """More than the caches of the boxes that this is for."""
 
-FLOAT_CHAIN = f"""
+FLOAT_CHAIN = """
 <ir_version: 9, opset_import: ["" : 18]>
-peak (float[{SIDE},1] x) => (float[{SIDE}] y)
-<int64[2] square = {{{SIDE}, {SIDE}}}, int64[1] rows = {{0}}>
-{{
+peak (float[SIDE,1] x) => (float[SIDE] y)
+<int64[2] square = {SIDE, SIDE}, int64[1] rows = {0}>
+{
   wide = Expand (x, square)
   a = MatMul (wide, weight_0)  b = MatMul (a, weight_1)  c = MatMul (b, weight_2)
   y = ReduceMax <keepdims = 0> (c, rows)
-}}
+}
 """
 
 # There is no chain of these without requantising in between; three products of one input are as good.
-INTEGER_PRODUCTS = f"""
+INTEGER_PRODUCTS = """
 <ir_version: 9, opset_import: ["" : 18]>
-peak (uint8[{SIDE},1] x) => (int32[{SIDE}] y)
-<int64[2] square = {{{SIDE}, {SIDE}}}, int64[1] rows = {{0}}>
-{{
+peak (uint8[SIDE,1] x) => (int32[SIDE] y)
+<int64[2] square = {SIDE, SIDE}, int64[1] rows = {0}>
+{
   wide = Expand (x, square)
   a = MatMulInteger (wide, weight_0)  b = MatMulInteger (wide, weight_1)  c = MatMulInteger (wide, weight_2)
   most = Max (a, b, c)
   y = ReduceMax <keepdims = 0> (most, rows)
-}}
+}
 """
 
 
 class GemmPeak:
-    """A matrix product of known size on one backend.
+    """Matrix products of several sizes on one backend.
 
     Args:
         backend: its name in ``edge_ad.backends.BACKENDS``.
@@ -61,25 +65,37 @@ class GemmPeak:
         MissingExtraError: a package that the backend needs is not installed.
     """
 
-    macs = LAYERS * SIDE**3
-
     def __init__(self, backend: str, *, integer: bool = False) -> None:
-        kind, model = backend_class(backend), _model(integer=integer)
-        payload = kind.build(model, source="the matrix product", precision="fp32", max_batch=1, progress=None)
-        self._backend: Backend = kind.open(payload, source="the matrix product", precision="fp32")
-        (spec,) = self._backend.inputs
-        self._feeds: dict[str, AnyArray] = {spec.name: np.ones((SIDE, 1), spec.dtype)}
-        self._backend.run(self._feeds)
+        kind = backend_class(backend)
+        self._products: list[tuple[int, Backend, dict[str, AnyArray]]] = []
+        try:
+            for side in SIDES:
+                model, source = _model(side, integer=integer), "the matrix product"
+                payload = kind.build(model, source=source, precision="fp32", max_batch=1, progress=None)
+                product = kind.open(payload, source=source, precision="fp32")
+                (spec,) = product.inputs
+                self._products.append((side, product, {spec.name: np.ones((side, 1), spec.dtype)}))
+                self._run_ms(*self._products[-1][1:])
+                if self._run_ms(*self._products[-1][1:]) > LONG_MS:
+                    break
+        except BaseException:
+            self.close()
+            raise
 
-    def run_ms(self) -> float:
-        """Multiplies once; the time it took, milliseconds."""
-        started = time.perf_counter_ns()
-        self._backend.run(self._feeds)
-        return (time.perf_counter_ns() - started) / 1e6
+    def best_gflops(self) -> float:
+        """Multiplies once in every size; the highest rate, 10⁹ operations per second, two a multiply-add."""
+        return max(2 * LAYERS * side**3 / self._run_ms(product, feeds) / 1e6 for side, product, feeds in self._products)
 
     def close(self) -> None:
         """Frees the backend."""
-        self._backend.close()
+        for _, product, _ in self._products:
+            product.close()
+
+    @staticmethod
+    def _run_ms(product: Backend, feeds: dict[str, AnyArray]) -> float:
+        started = time.perf_counter_ns()
+        product.run(feeds)
+        return (time.perf_counter_ns() - started) / 1e6
 
 
 class CopyPeak:
@@ -89,14 +105,14 @@ class CopyPeak:
         self.threads = available_cores()
         self._parts = np.array_split(np.ones((2, COPY_BYTES // 8), np.float64), self.threads, axis=1)
         self._pool = ThreadPoolExecutor(self.threads)
-        self.run_ms()
+        self.gb_s()
 
-    def run_ms(self) -> float:
-        """Copies once; the time it took, milliseconds."""
+    def gb_s(self) -> float:
+        """Copies once; gigabytes read and written per second."""
         started = time.perf_counter_ns()
         # NumPy lets go of the interpreter lock while it copies.
         list(self._pool.map(lambda part: np.copyto(part[1], part[0]), self._parts))
-        return (time.perf_counter_ns() - started) / 1e6
+        return 2 * COPY_BYTES / (time.perf_counter_ns() - started)
 
     def close(self) -> None:
         """Ends the threads and frees the arrays."""
@@ -104,15 +120,16 @@ class CopyPeak:
         self._parts = []
 
 
-def _model(*, integer: bool) -> bytes:
-    model = onnx.parser.parse_model(INTEGER_PRODUCTS if integer else FLOAT_CHAIN)
+def _model(side: int, *, integer: bool) -> bytes:
+    text = INTEGER_PRODUCTS if integer else FLOAT_CHAIN
+    model = onnx.parser.parse_model(text.replace("SIDE", str(side)))
     generator = np.random.default_rng(0)
     for index in range(LAYERS):
         if integer:
-            weight: AnyArray = generator.integers(-127, 128, (SIDE, SIDE), np.int8)
+            weight: AnyArray = generator.integers(-127, 128, (side, side), np.int8)
         else:
-            # Of variance 1 / SIDE, so that the chain's values neither grow nor vanish into subnormal numbers.
-            weight = (generator.standard_normal((SIDE, SIDE)) / np.sqrt(SIDE)).astype(np.float32)
+            # Of variance 1 / side, so that the chain's values neither grow nor vanish into subnormal numbers.
+            weight = generator.standard_normal((side, side), np.float32) / np.float32(np.sqrt(side))
         model.graph.initializer.append(numpy_helper.from_array(weight, f"weight_{index}"))
     content: bytes = model.SerializeToString()
     return content

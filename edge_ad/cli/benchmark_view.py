@@ -40,21 +40,30 @@ def _stages(item: ContestantFigures) -> Table:
 
 
 def _batches(item: ContestantFigures) -> Table:
+    rows = item.batches
+    columns = {
+        "batch": [str(row.batch) for row in rows],
+        "p50 ms": [f"{row.latency_ms['p50']:.2f}" for row in rows],
+        "p95 ms": [f"{row.latency_ms['p95']:.2f}" for row in rows],
+        "frames/s": [f"{row.frames_per_s:.1f}" for row in rows],
+        "GFLOP/s": ["" if row.gflops is None else f"{row.gflops:.1f}" for row in rows],
+        "of GEMM": [_share(row.gemm_share) for row in rows],
+        "of int8 GEMM": [_share(row.integer_share) for row in rows],
+        "of copy": [_share(row.copy_share) for row in rows],
+    }
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("batch", "p50 ms", "p95 ms", "frames/s", "GFLOP/s", "of GEMM", "of int8 GEMM", "of copy"):
+    shown = {heading: cells for heading, cells in columns.items() if any(cells)}
+    for heading in shown:
         table.add_column(heading, justify="right")
-    for row in item.batches:
-        table.add_row(
-            str(row.batch),
-            f"{row.latency_ms['p50']:.2f}",
-            f"{row.latency_ms['p95']:.2f}",
-            f"{row.frames_per_s:.1f}",
-            "" if row.gflops is None else f"{row.gflops:.1f}",
-            *("" if share is None else f"{share:.0%}" for share in (row.gemm_share, row.integer_share, row.copy_share)),
-        )
+    for cells in zip(*shown.values(), strict=True):
+        table.add_row(*cells)
     for batch, reason in item.skipped.items():
         notes.print(f"  [yellow]skipped[/] batch {batch}: {escape(reason)}", soft_wrap=True)
     return table
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"
 
 
 def _memory(item: ContestantFigures) -> str:
