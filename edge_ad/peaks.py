@@ -30,25 +30,25 @@ COPY_BYTES = 64 * 2**20
 
 FLOAT_CHAIN = """
 <ir_version: 9, opset_import: ["" : 18]>
-peak (float[SIDE,1] x) => (float[SIDE] y)
-<int64[2] square = {SIDE, SIDE}, int64[1] rows = {0}>
+peak (float[1,SIDE] x) => (float[1,SIDE] y)
+<int64[1] rows = {0}>
 {
-  wide = Expand (x, square)
+  wide = Add (x, weight_rows)
   a = MatMul (wide, weight_0)  b = MatMul (a, weight_1)  c = MatMul (b, weight_2)
-  y = ReduceMax <keepdims = 0> (c, rows)
+  y = ReduceMax (c, rows)
 }
 """
 
 # There is no chain of these without requantising in between; three products of one input are as good.
 INTEGER_PRODUCTS = """
 <ir_version: 9, opset_import: ["" : 18]>
-peak (uint8[SIDE,1] x) => (int32[SIDE] y)
+peak (uint8[1,SIDE] x) => (int32[1,SIDE] y)
 <int64[2] square = {SIDE, SIDE}, int64[1] rows = {0}>
 {
   wide = Expand (x, square)
   a = MatMulInteger (wide, weight_0)  b = MatMulInteger (wide, weight_1)  c = MatMulInteger (wide, weight_2)
   most = Max (a, b, c)
-  y = ReduceMax <keepdims = 0> (most, rows)
+  y = ReduceMax (most, rows)
 }
 """
 
@@ -70,11 +70,11 @@ class GemmPeak:
         self._products: list[tuple[int, Backend, dict[str, AnyArray]]] = []
         try:
             for side in SIDES:
-                model, source = _model(side, integer=integer), "the matrix product"
+                model, source = gemm_model(side, integer=integer), "the matrix product"
                 payload = kind.build(model, source=source, precision="fp32", max_batch=1, progress=None)
                 product = kind.open(payload, source=source, precision="fp32")
                 (spec,) = product.inputs
-                self._products.append((side, product, {spec.name: np.ones((side, 1), spec.dtype)}))
+                self._products.append((side, product, {spec.name: np.ones((1, side), spec.dtype)}))
                 self._run_ms(*self._products[-1][1:])
                 if self._run_ms(*self._products[-1][1:]) > LONG_MS:
                     break
@@ -120,16 +120,18 @@ class CopyPeak:
         self._parts = []
 
 
-def _model(side: int, *, integer: bool) -> bytes:
+def gemm_model(side: int, *, integer: bool) -> bytes:
+    """The ONNX file of products of ``(side, side)`` matrices: a chain in float32, or side by side in 8-bit integers."""
     text = INTEGER_PRODUCTS if integer else FLOAT_CHAIN
     model = onnx.parser.parse_model(text.replace("SIDE", str(side)))
     generator = np.random.default_rng(0)
-    for index in range(LAYERS):
+    weights = {name for node in model.graph.node for name in node.input if name.startswith("weight_")}
+    for name in sorted(weights):
         if integer:
             weight: AnyArray = generator.integers(-127, 128, (side, side), np.int8)
         else:
             # Of variance 1 / side, so that the chain's values neither grow nor vanish into subnormal numbers.
             weight = generator.standard_normal((side, side), np.float32) / np.float32(np.sqrt(side))
-        model.graph.initializer.append(numpy_helper.from_array(weight, f"weight_{index}"))
+        model.graph.initializer.append(numpy_helper.from_array(weight, name))
     content: bytes = model.SerializeToString()
     return content

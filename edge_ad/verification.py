@@ -139,14 +139,12 @@ def _why_not_here(name: str) -> str:
     Raises:
         ConfigError: no backend has this name.
     """
-    kind = backend_class(name)
-    if "fp32" not in kind.precisions:
-        return f"{name} does not compute in fp32"
     try:
+        kind = backend_class(name)
         kind.box_facts()
     except (EngineError, MissingExtraError) as error:
         return f"{error.what}: {error.why}" if error.why else error.what
-    return ""
+    return "" if "fp32" in kind.precisions else f"{name} does not compute in fp32"
 
 
 def _verified_mode(bundle: Bundle, name: str, mode: str) -> Iterator[Check]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edge_ad.backends import BACKENDS
+from edge_ad.backends.onnxruntime import OnnxRuntimeBackend
 from edge_ad.benchmark import STAGES, Contestant, Peaks, resident_bytes, run_rounds
 from edge_ad.benchmark_figures import (
     Comparison,
@@ -141,6 +142,15 @@ def test_memory_is_told_where_the_system_tells_it(both: Both) -> None:
         assert 10e6 < memory["before"] <= memory["peak"] <= most
         assert None not in (memory["opening"], memory["running"])
         assert memory["device"] is None
+
+
+def test_a_backend_that_counts_its_devices_memory_is_asked(
+    bundle: Path, frames: list[Frame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OnnxRuntimeBackend, "memory_bytes", 123, raising=False)
+    contestant = Contestant(bundle)
+    contestant.warm_up(frames, (1,), 1)
+    assert contestant.memory.device == 123
 
 
 def test_the_same_model_compared_with_itself_agrees(both: Both, frames: list[Frame]) -> None:

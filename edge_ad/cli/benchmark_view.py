@@ -81,7 +81,7 @@ def _megabytes(size_bytes: int | None) -> str:
 
 def _work(item: ContestantFigures) -> str:
     if item.macs is None:
-        return "work: unknown, as the graph is not at hand as ONNX; --against its bundle brings it"
+        return "work: unknown, as no ONNX graph is at hand (that of a compiled engine comes with --against its bundle)"
     return (
         f"work: {item.macs / 1e9:.3g} GMAC a frame, {(item.least_bytes or 0) / 1e6:.1f} MB of weights, inputs, outputs"
     )
