@@ -27,7 +27,7 @@ STAGES = ("feed", "engine", "map", "verdict")
 PEAK_ROUNDS = 20
 """So often, spread over the rounds, the box's own limits are measured too."""
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,7 @@ def run_rounds(
         batches: sizes.
         peaks: measured now and then between them.
         rounds: how often.
-        progress: called with the rounds done and their number.
+        progress: called with the number of rounds done.
 
     Raises:
         EngineError: a backend failed.
@@ -250,7 +250,7 @@ def run_rounds(
         if index % between == 0:
             peaks.measure()
         if progress is not None:
-            progress(index + 1, rounds)
+            progress(index + 1)
 
 
 def resident_bytes() -> tuple[int | None, int | None]:

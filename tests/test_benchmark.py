@@ -64,11 +64,9 @@ def measured(
     for contestant in contestants:
         contestant.warm_up(frames, BATCHES, 1)
     limits = Peaks(contestants)
-    told: list[tuple[int, int]] = []
-    run_rounds(
-        contestants, frames, BATCHES, limits, rounds=ROUNDS, progress=lambda done, total: told.append((done, total))
-    )
-    assert told == [(done, ROUNDS) for done in range(1, ROUNDS + 1)]
+    told: list[int] = []
+    run_rounds(contestants, frames, BATCHES, limits, rounds=ROUNDS, progress=told.append)
+    assert told == list(range(1, ROUNDS + 1))
     figures = peak_figures(limits)
     limits.close()
     return contestants, [contestant_figures(item, item.cost(), figures) for item in contestants], figures

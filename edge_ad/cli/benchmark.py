@@ -11,6 +11,7 @@ import typer
 from edge_ad.cli.benchmark_view import print_benchmark
 from edge_ad.cli.console import comma_separated, print_json, progress_bar
 from edge_ad.errors import ConfigError
+from edge_ad.types import Frame
 
 if TYPE_CHECKING:
     # They need the package onnx, which a box that only runs does not have to load.
@@ -48,36 +49,26 @@ def command(
     Example: edge-ad benchmark engines/lid-int8 --against engines/lid-fp32
     """
     # They need the package onnx, which a box that only runs does not have to load.
-    from edge_ad.benchmark import Contestant, Peaks, run_rounds
+    from edge_ad.benchmark import Peaks, run_rounds
     from edge_ad.benchmark_figures import compare, contestant_figures, peak_figures, report
-    from edge_ad.benchmark_frames import chosen_frames
 
     sizes = _batch_sizes(batches)
     with ExitStack() as stack, progress_bar("opening") as bar:
-        contestants: list[Contestant] = []
-        for path in (engine,) if against is None else (engine, against):
-            contestants.append(Contestant(path))
-            stack.callback(contestants[-1].predictor.close)
-        neediest = max(contestants, key=lambda item: len(item.input_names))
-        needed = {name for item in contestants for name in item.input_names}
-        shown = chosen_frames(frames, neediest.golden_path, neediest.predictor.spec, needed)
+        contestants = _opened([engine] if against is None else [engine, against], stack)
+        shown = _frames(contestants, frames)
         for contestant in contestants:
             contestant.warm_up(shown, sizes, warm_up)
         peaks = Peaks(contestants)
         stack.callback(peaks.close)
-        bar.update(bar.task_ids[0], description="measuring")
+        task = bar.task_ids[0]
+        bar.update(task, description="measuring", total=rounds)
         run_rounds(
-            contestants,
-            shown,
-            sizes,
-            peaks,
-            rounds=rounds,
-            progress=lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total),
+            contestants, shown, sizes, peaks, rounds=rounds, progress=lambda done: bar.update(task, completed=done)
         )
         limits = peak_figures(peaks)
         figures = [contestant_figures(item, _cost(item, contestants), limits) for item in contestants]
         comparison = None if against is None else compare(contestants[0], contestants[1], shown)
-    settings = {"rounds": rounds, "warm_up": warm_up, "frames": [frame.source for frame in shown]}
+    settings = {"rounds": rounds, "warm_up": warm_up, "batches": sizes, "frames": [frame.source for frame in shown]}
     if json_output:
         print_json(report(figures, limits, comparison, **settings))
     else:
@@ -94,6 +85,26 @@ def _batch_sizes(text: str) -> list[int]:
     if not parts or not all(part.isascii() and part.isdecimal() and 1 <= int(part) <= 1024 for part in parts):
         raise ConfigError(f"--batches {text!r} is not valid", remedy="give sizes from 1 to 1024, such as 1,2,4")
     return list(dict.fromkeys(map(int, parts)))
+
+
+def _opened(paths: list[Path], stack: ExitStack) -> list[Contestant]:
+    """The models, which the stack closes."""
+    from edge_ad.benchmark import Contestant
+
+    contestants = []
+    for path in paths:
+        contestants.append(Contestant(path))
+        stack.callback(contestants[-1].predictor.close)
+    return contestants
+
+
+def _frames(contestants: list[Contestant], where: str | None) -> list[Frame]:
+    """Frames that have what all of the models need."""
+    from edge_ad.benchmark_frames import chosen_frames
+
+    neediest = max(contestants, key=lambda item: len(item.input_names))
+    needed = {name for item in contestants for name in item.input_names}
+    return chosen_frames(where, neediest.golden_path, neediest.predictor.spec, needed)
 
 
 def _cost(contestant: Contestant, contestants: list[Contestant]) -> GraphCost | None:
