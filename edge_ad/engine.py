@@ -230,10 +230,11 @@ def load_engine(directory: Path, mode: str | None = None) -> tuple[Engine, Backe
     return engine, backend
 
 
-def box_differences(manifest: EngineManifest) -> list[str]:
+def box_differences(manifest: EngineKey) -> list[str]:
     """What of this box is not as it was when the engine was built, in words.
 
     Raises:
+        ConfigError: this version of edge-ad does not know the engine's backend.
         EngineError: the hardware or driver is not there.
         MissingExtraError: the runtime is not installed.
     """

@@ -58,8 +58,14 @@ LAYERS = (
         "report",
         "export",
         "runtime",
+        "verification",
+        "benchmark",
+        "benchmark_figures",
+        "benchmark_frames",
+        "graph_cost",
+        "peaks",
     },
-    {"experiments", "reproduction", "cluster"},
+    {"experiments", "reproduction", "cluster", "engine_store"},
     {"cli", "__main__"},
 )
 """Each may import its own layer and those above it in this list, which are lower; ``edge_ad`` itself is the lowest."""
@@ -104,8 +110,8 @@ VENDORS = {
     "pycuda": {"backends/tensorrt/device_memory.py"},
     "cuda": {"backends/tensorrt/device_memory.py"},
     "onnxruntime": {"backends/onnxruntime.py", "export.py", "probes.py"},
-    "onnx": {"backends/tensorrt/half.py", "export.py", "onnx_weights.py"},
-    "google": {"onnx_weights.py"},
+    "onnx": {"backends/tensorrt/half.py", "export.py", "graph_cost.py", "onnx_weights.py", "peaks.py"},
+    "google": {"graph_cost.py", "onnx_weights.py"},
 }
 """The only files that import a runtime or SDK."""
 
