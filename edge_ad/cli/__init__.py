@@ -22,6 +22,7 @@ COMMANDS = (
     "train-many",
     "export",
     "build-engine",
+    "export-triton",
     "run",
 )
 """Command → module of this package (with _ for -) and its function ``command``."""
