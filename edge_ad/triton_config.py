@@ -14,7 +14,6 @@ from typing import Literal
 from edge_ad import __version__
 from edge_ad.backends.base import Precision
 from edge_ad.bundle import Manifest, TensorInfo, mode_of
-from edge_ad.errors import EngineError
 
 SIGN = "edge_ad_bundle"
 """The parameter of ``config.pbtxt`` by which a directory is known to be an export of ours."""
@@ -68,11 +67,7 @@ class Serving:
 
 
 def config_text(name: str, model: ServedModel, serving: Serving) -> str:
-    """The content of ``config.pbtxt``.
-
-    Raises:
-        EngineError: the model has inputs or outputs that Triton does not know.
-    """
+    """The content of ``config.pbtxt``."""
     info = mode_of(model.manifest, model.mode, name)
     runtime = ("tensorrt_plan", "tensorrt") if model.file_name == "model.plan" else ("onnxruntime_onnx", "onnxruntime")
     lines = [
@@ -112,7 +107,7 @@ def _tensor(kind: str, tensor: TensorInfo) -> str:
     """An input or output. Triton wants shapes without the batch, and a scalar as one number to be reshaped."""
     sizes = tensor.shape[1:]
     shape = f"dims: {_listed(sizes)}" if sizes else "dims: [ 1 ] reshape { shape: [ ] }"
-    return f"{kind} [ {{ name: {_quoted(tensor.name)} data_type: {_dtype(tensor)} {shape} }} ]"
+    return f"{kind} [ {{ name: {_quoted(tensor.name)} data_type: {DTYPES[tensor.dtype]} {shape} }} ]"
 
 
 def _warmup(batch: int, inputs: Iterable[TensorInfo]) -> str:
@@ -123,15 +118,9 @@ def _warmup(batch: int, inputs: Iterable[TensorInfo]) -> str:
     lines = [f'model_warmup [ {{ name: "batch of {batch}" batch_size: {batch}']
     for tensor in inputs:
         data = "random_data" if tensor.dtype == "uint8" else "zero_data"
-        value = f"data_type: {_dtype(tensor)} dims: {_listed(tensor.shape[1:])} {data}: true"
+        value = f"data_type: {DTYPES[tensor.dtype]} dims: {_listed(tensor.shape[1:])} {data}: true"
         lines.append(f"  inputs {{ key: {_quoted(tensor.name)} value {{ {value} }} }}")
     return "\n".join([*lines, "} ]"])
-
-
-def _dtype(tensor: TensorInfo) -> str:
-    if tensor.dtype not in DTYPES:
-        raise EngineError(f"{tensor.name} is {tensor.dtype}", why=f"what is served has {' and '.join(DTYPES)}")
-    return DTYPES[tensor.dtype]
 
 
 def _listed(sizes: Sequence[int | None]) -> str:

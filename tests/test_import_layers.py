@@ -58,6 +58,8 @@ LAYERS = (
         "report",
         "export",
         "runtime",
+        "triton",
+        "triton_config",
     },
     {"experiments", "reproduction", "cluster"},
     {"cli", "__main__"},
@@ -106,6 +108,7 @@ VENDORS = {
     "onnxruntime": {"backends/onnxruntime.py", "export.py", "probes.py"},
     "onnx": {"backends/tensorrt/half.py", "export.py", "onnx_weights.py"},
     "google": {"onnx_weights.py"},
+    "tritonclient": {"backends/kserve.py"},
 }
 """The only files that import a runtime or SDK."""
 
@@ -231,7 +234,18 @@ def test_each_sdk_has_its_file(vendor: str) -> None:
     assert found == VENDORS[vendor]
 
 
-BLOCKED = ["torch", "onnx", "onnxscript", "pyrealsense2", "ray", "tensorrt", "tensorrt_rtx", "pycuda", "cuda"]
+BLOCKED = [
+    "torch",
+    "onnx",
+    "onnxscript",
+    "pyrealsense2",
+    "ray",
+    "tensorrt",
+    "tensorrt_rtx",
+    "pycuda",
+    "cuda",
+    "tritonclient",
+]
 
 ON_THE_LINE = f"""
 import sys

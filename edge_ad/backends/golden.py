@@ -13,12 +13,19 @@ from edge_ad.backends.base import Precision
 from edge_ad.errors import EngineError
 from edge_ad.types import AnyArray, Backend
 
+REBUILD = (
+    "remove the engine and build it again, with --precision fp32 if it was not; if that does not help, export the "
+    "bundle again"
+)
+
 TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1, "int8_fp16": 2e-1}
 """Largest difference allowed, as a share of the largest golden value of the same output. For two briefly
 trained models in ONNX Runtime on a CPU, fp32 differed from PyTorch by up to 5e-4, fp16 from fp32 by up to 1e-2."""
 
 
-def check_golden(backend: Backend, golden_path: Path, precision: Precision, max_batch: int = 1) -> float:
+def check_golden(
+    backend: Backend, golden_path: Path, precision: Precision, max_batch: int = 1, remedy: str = REBUILD
+) -> float:
     """Runs the golden inputs and compares every output.
 
     Args:
@@ -26,6 +33,7 @@ def check_golden(backend: Backend, golden_path: Path, precision: Precision, max_
         golden_path: safetensors file with ``input.<name>`` and ``output.<name>``, batch first.
         precision: of the backend's arithmetic; it sets the tolerance.
         max_batch: samples to feed at once.
+        remedy: what to do where the answers differ.
 
     Returns:
         The largest absolute difference over all outputs and samples.
@@ -48,8 +56,7 @@ def check_golden(backend: Backend, golden_path: Path, precision: Precision, max_
             raise EngineError(
                 f"{backend.name} in {precision} does not give the answers in {golden_path.name}",
                 why=f"{name} differs by {difference:.3g}, and {allowed:.3g} is allowed",
-                remedy="remove the engine and build it again, with --precision fp32 if it was not; if that does "
-                "not help, export the bundle again",
+                remedy=remedy,
             )
     return max(differences.values())
 
