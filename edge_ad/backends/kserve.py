@@ -6,6 +6,7 @@ The channel connects again by itself, so a server that was away costs the frames
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -65,15 +66,14 @@ class KServeBackend:
         self.name = f"{uri.model} on {uri.server}"
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.timeout_ms = uri.timeout_ms
-        try:
-            self._client = self._grpc.InferenceServerClient(
-                uri.server,
-                ssl=uri.tls,
-                root_certificates=None if uri.ca is None else str(uri.ca),
-                channel_args=list(CHANNEL),
-            )
-        except OSError as error:
-            raise EngineError(f"{uri.ca} cannot be read", why=str(error), remedy="check the path in ca=") from error
+        if uri.ca is not None and not os.access(uri.ca, os.R_OK):
+            raise EngineError(f"{uri.ca} cannot be read", remedy="check the path and its permissions")
+        self._client = self._grpc.InferenceServerClient(
+            uri.server,
+            ssl=uri.tls,
+            root_certificates=None if uri.ca is None else str(uri.ca),
+            channel_args=list(CHANNEL),
+        )
 
     def run(self, feeds: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
         """Sends the inputs as raw bytes and waits for the outputs; see :meth:`edge_ad.types.Backend.run`."""
