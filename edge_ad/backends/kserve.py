@@ -61,13 +61,18 @@ class KServeBackend:
     """
 
     def __init__(self, uri: ServedModelUri, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+        # gRPC would note each lost connection on standard error; the verdicts say it.
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
         self._grpc = require("tritonclient.grpc", extra="triton")
         self._uri = uri
         self.name = f"{uri.model} on {uri.server}"
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.timeout_ms = uri.timeout_ms
-        if uri.ca is not None and not os.access(uri.ca, os.R_OK):
-            raise EngineError(f"{uri.ca} cannot be read", remedy="check the path and its permissions")
+        try:
+            if uri.ca is not None:
+                uri.ca.read_bytes()
+        except OSError as error:
+            raise EngineError(f"{uri.ca} cannot be read", why=str(error), remedy="check the path in ca=") from error
         self._client = self._grpc.InferenceServerClient(
             uri.server,
             ssl=uri.tls,

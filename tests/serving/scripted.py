@@ -95,15 +95,21 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
 
 
 @contextmanager
-def scripted_server(bundle: Bundle, script: Script, port: int = 0, mode: str = "full") -> Iterator[str]:
-    """Serves a bundle's model as ``widget``.
+def scripted_server(
+    bundle: Bundle, script: Script, port: int = 0, mode: str = "full", identity: tuple[bytes, bytes] | None = None
+) -> Iterator[str]:
+    """Serves a bundle's model as ``widget``, encrypted if it has an identity: private key and certificate.
 
     Yields:
         ``HOST:PORT``.
     """
     server = grpc.server(ThreadPoolExecutor(max_workers=2), options=[("grpc.so_reuseport", 0)])
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Service(bundle, script, mode), server)
-    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    place = f"127.0.0.1:{port}"
+    if identity is None:
+        bound = server.add_insecure_port(place)
+    else:
+        bound = server.add_secure_port(place, grpc.ssl_server_credentials([identity]))
     server.start()
     try:
         yield f"127.0.0.1:{bound}"
