@@ -9,6 +9,7 @@ The directory appears whole or not at all, and takes the place of an earlier exp
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -144,7 +145,7 @@ def _write(directory: Path, contents: dict[str, bytes]) -> None:
     try:
         _check_ours(directory)
         directory.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.new-", dir=directory.parent))
+        aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.new-", dir=_place_aside(directory.parent)))
         try:
             aside.chmod(0o755)  # the server is often another user
             (aside / VERSION).mkdir()
@@ -155,6 +156,17 @@ def _write(directory: Path, contents: dict[str, bytes]) -> None:
             shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise not_written(directory, error) from error
+
+
+def _place_aside(repository: Path) -> Path:
+    """Where to write first: beside the repository if that can be renamed from, else in it.
+
+    Triton takes every directory in it for a model, hidden ones too, and does not start with one that is none: what a
+    kill leaves behind must not be there.
+    """
+    parent = repository.parent
+    beside = os.access(parent, os.W_OK) and parent.stat().st_dev == repository.stat().st_dev
+    return parent if beside else repository
 
 
 def _check_ours(directory: Path) -> None:

@@ -194,6 +194,22 @@ def test_an_earlier_export_is_replaced_whole(bundle: Path, engine: Path, tmp_pat
     assert session.run(["score"], feeds)[0].shape == (3,)
 
 
+def test_a_server_never_sees_half_a_model(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton does not start with a directory in its repository that is no model, hidden or not."""
+    seen: list[list[str]] = []
+    rename = Path.replace
+
+    def watched(self: Path, target: Path) -> Path:
+        seen.append(sorted(path.name for path in (tmp_path / "models").iterdir()))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    for _ in range(2):
+        export_triton(bundle, tmp_path / "models")
+    assert seen == [[], ["widget"], []], "the new one; the old one away, the new one"
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+
+
 @pytest.mark.parametrize("file", ["config.pbtxt", "1/model.onnx", "2/model.onnx", "notes.txt"])
 def test_what_others_have_made_stays(bundle: Path, tmp_path: Path, file: str) -> None:
     """A model of somebody else, and an export of ours that somebody has added to."""
