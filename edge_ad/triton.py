@@ -27,7 +27,7 @@ from edge_ad.triton_config import SIGN, Device, ServedModel, Serving, config_tex
 CONFIG = "config.pbtxt"
 VERSION = "1"
 DEFAULT_MAX_BATCH = 8
-"""Of a bundle's graph, which takes any batch."""
+"""Of an ONNX graph, which takes any batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def export_triton(
         repository: the repository's directory, made if it is not there.
         name: of the model; by default the bundle's, with the mode where that is not ``full``.
         mode: the operating mode; by default all sensors, or what the engine was built for.
-        max_batch: the largest batch; by default the engine's, or 8.
+        max_batch: the largest batch; by default 8, or what a TensorRT engine was built for.
         instances: copies of the model that work side by side.
         device: by default the CPU for ONNX and the GPU for TensorRT.
         queue_delay_us: microseconds that a request may wait for others to share its batch.
@@ -136,8 +136,10 @@ def _model_of_engine(source: Path, mode: str | None) -> ServedModel:
         raise EngineError(f"{source / file_name} cannot be read", why=str(error), remedy="try again") from error
     if bytes_digest(payload) != built.files[file_name]:
         raise EngineError(f"{source / file_name} has changed since it was checked", remedy="try again")
+    # A plan has the shapes that it was built for; a graph takes any batch.
+    limit = built.max_batch if file_name == "model.plan" else None
     manifest = engine.bundle_manifest
-    return ServedModel(payload, file_name, manifest, built.bundle_digest, built.mode, built.precision, built.max_batch)
+    return ServedModel(payload, file_name, manifest, built.bundle_digest, built.mode, built.precision, limit)
 
 
 def _write(directory: Path, contents: dict[str, bytes]) -> None:

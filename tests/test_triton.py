@@ -140,7 +140,7 @@ def test_an_engine_of_onnx_runtime_brings_its_own_graph(engine: Path, bundle: Pa
     exported = export_triton(engine, tmp_path)
     config = read_config(exported.directory)
     assert (exported.directory / "1" / "model.onnx").read_bytes() == (engine / "model.onnx").read_bytes()
-    assert (config.max_batch_size, exported.model.bundle_digest) == (1, read_bundle(bundle).digest)
+    assert (config.max_batch_size, exported.model.bundle_digest) == (8, read_bundle(bundle).digest)
 
 
 def test_an_engine_of_tensorrt_becomes_a_plan(engine: Path, tmp_path: Path) -> None:

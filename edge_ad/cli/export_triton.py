@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, cast
+from urllib.parse import quote
 
 import typer
 from rich.markup import escape
@@ -25,7 +26,7 @@ def command(
         str | None, typer.Option(help="full, rgb_only or 3d_only; by default full, or what the engine was built for.")
     ] = None,
     max_batch: Annotated[
-        int | None, typer.Option(help="Largest batch the server makes (the engine's, or 8).", min=1, max=64)
+        int | None, typer.Option(help="Largest batch the server makes (8, or the TensorRT engine's).", min=1, max=64)
     ] = None,
     instances: Annotated[int, typer.Option(help="Copies of the model that work side by side.", min=1)] = 1,
     device: Annotated[
@@ -71,12 +72,12 @@ def command(
     notes.print(f"[green]exported[/] {what}, batches to {serving.max_batch}: {escape(str(exported.directory))}")
     if _only_here(exported):
         notes.print(f"[yellow]mind[/] {ONLY_HERE}", soft_wrap=True)
-    bundle = "BUNDLE" if (source / ENGINE).is_file() else escape(str(source))
+    bundle = "BUNDLE" if (source / ENGINE).is_file() else quote(str(source))
     notes.print(f"  next: [bold]tritonserver --model-repository {escape(str(output))}[/], then", soft_wrap=True)
     uri = f"grpc://localhost:8001/{exported.name}?bundle={bundle}"
     uri += "" if model.mode == "full" else f"&mode={model.mode}"
     uri += "" if model.precision == "fp32" else f"&precision={model.precision}"
-    notes.print(f"  [bold]edge-ad run --engine '{uri}' --camera realsense[/]", soft_wrap=True)
+    notes.print(f"  [bold]edge-ad run --engine '{escape(uri)}' --camera realsense[/]", soft_wrap=True)
 
 
 def _report(exported: TritonExport) -> dict[str, Any]:

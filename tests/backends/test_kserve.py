@@ -38,6 +38,11 @@ def scripted(sample_bundle: Path, script: Script) -> Iterator[str]:
         yield uri_of(address, sample_bundle)
 
 
+def within(timeout_ms: int, uri: str) -> str:
+    """The URI with less time for an answer."""
+    return uri.replace("timeout_ms=30000", f"timeout_ms={timeout_ms}")
+
+
 def judged_at_last(predictor: Predictor, frame: Frame, limit_s: float = 60) -> AnomalyResult:
     """Judges again and again until that works."""
     deadline_s = time.monotonic() + limit_s
@@ -126,7 +131,7 @@ def test_an_error_of_the_server_is_passed_on(scripted: str, script: Script, fram
 
 
 def test_a_late_answer_is_an_error(scripted: str, script: Script, frames: list[Frame]) -> None:
-    predictor = open_predictor(f"{scripted}&timeout_ms=100")
+    predictor = open_predictor(within(100, scripted))
     script.delay_s = 0.5
     with pytest.raises(EngineError, match="gave no answer for widget within 100 ms"):
         predictor(frames[0])
@@ -135,14 +140,14 @@ def test_a_late_answer_is_an_error(scripted: str, script: Script, frames: list[F
 def test_the_first_answer_may_take_longer(scripted: str, script: Script) -> None:
     """The golden samples, which wait for a model that nobody has warmed up."""
     script.delay_s = 0.3
-    open_predictor(f"{scripted}&timeout_ms=100").close()
+    open_predictor(within(100, scripted)).close()
 
 
 def test_a_server_that_hangs_while_it_is_opened(scripted: str, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kserve, "FIRST_ANSWER_TIMEOUT_MS", 100)
     script.delay_s = 0.5
     with pytest.raises(EngineError, match="within 100 ms"):
-        open_predictor(f"{scripted}&timeout_ms=50")
+        open_predictor(within(50, scripted))
 
 
 def test_a_server_that_comes_back_is_found_again(sample_bundle: Path, script: Script, frames: list[Frame]) -> None:

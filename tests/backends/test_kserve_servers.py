@@ -88,6 +88,15 @@ def test_the_line_runs_on_a_server(server: Server, sample_bundle: Path) -> None:
     assert len(lines[0]) == 6
 
 
+def test_two_lines_share_a_server(server: Server, sample_bundle: Path) -> None:
+    lines = [start("run", "--engine", server.uri(sample_bundle), "--camera", PARTS) for _ in range(2)]
+    told = [line.communicate(timeout=60) for line in lines]
+    assert [line.returncode for line in lines] == [0, 0], told
+    scores = [[json.loads(row)["score"] for row in stdout.splitlines()] for stdout, _ in told]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+    assert len(scores[0]) == 6
+
+
 def test_a_served_model_is_evaluated(server: Server, sample_bundle: Path, tmp_path: Path) -> None:
     write_synthetic(tmp_path / "data", train=1, validation=1, test_good=3, test_per_defect=1, size_px=64)
     reports = []
@@ -101,7 +110,7 @@ def test_a_served_model_is_evaluated(server: Server, sample_bundle: Path, tmp_pa
 
 def test_a_server_that_hangs_or_dies_costs_its_time_and_no_more(server: Server, sample_bundle: Path) -> None:
     """The whole line, while the server is stopped, goes on, is killed and is started again."""
-    engine = server.uri(sample_bundle, "&timeout_ms=300")
+    engine = server.uri(sample_bundle, timeout_ms=1000)
     line = start("run", "--engine", engine, "--camera", LIVE)
     assert line.stdout is not None
 
@@ -115,7 +124,7 @@ def test_a_server_that_hangs_or_dies_costs_its_time_and_no_more(server: Server, 
     try:
         wait_for("", "OK NG")
         server.send(signal.SIGSTOP)
-        wait_for("gave no answer for widget within 300 ms", "ERROR")
+        wait_for("gave no answer for widget within 1000 ms", "ERROR")
         server.send(signal.SIGCONT)
         wait_for("", "OK NG")
         server.stop()

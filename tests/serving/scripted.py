@@ -117,6 +117,6 @@ def scripted_server(
         server.stop(None).wait(10)
 
 
-def uri_of(server: str, bundle: Path, options: str = "") -> str:
+def uri_of(server: str, bundle: Path, timeout_ms: int = 30_000) -> str:
     """How the model of a scripted server is named."""
-    return f"grpc://{server}/widget?bundle={bundle}{options}"
+    return f"grpc://{server}/widget?bundle={bundle}&timeout_ms={timeout_ms}"

@@ -65,8 +65,8 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         self.port, self.model = port, model
 
-    def uri(self, bundle: Path, options: str = "") -> str:
-        return f"grpc://127.0.0.1:{self.port}/{self.model}?bundle={bundle}{options}"
+    def uri(self, bundle: Path, timeout_ms: int = 30_000) -> str:
+        return f"grpc://127.0.0.1:{self.port}/{self.model}?bundle={bundle}&timeout_ms={timeout_ms}"
 
     def start(self) -> None:
         log = self._directory / "server.log"
