@@ -56,11 +56,19 @@ class Server:
         model: that it serves; it is up when that is ready.
         directory: of the process; its log goes there.
         environment: on top of ours.
+        shared_memory: how the names of what it shares begin, which outlives a kill.
     """
 
     def __init__(
-        self, command: list[str], port: int, model: str, directory: Path, environment: Mapping[str, str]
+        self,
+        command: list[str],
+        port: int,
+        model: str,
+        directory: Path,
+        environment: Mapping[str, str],
+        shared_memory: str = "",
     ) -> None:
+        self._shared_memory = shared_memory
         self._command, self._directory, self._environment = command, directory, environment
         self._process: subprocess.Popen[bytes] | None = None
         self.port, self.model = port, model
@@ -104,6 +112,9 @@ class Server:
             self.send(signal.SIGKILL)
             self._process.wait(STOP_S)
             self._process = None
+        if self._shared_memory:
+            for path in Path("/dev/shm").glob(f"{self._shared_memory}*"):
+                path.unlink()
 
 
 def mlserver(model: Path, directory: Path) -> Server:
@@ -153,6 +164,7 @@ def triton(model: Path, directory: Path) -> Server:
     shutil.copytree(TRITON / "backends" / "python", backend)
     shutil.copy(_stub(), backend)
     [port] = free_ports(1)
+    shared_memory = f"edge-ad-test-{os.getpid()}-{port}-"
     command = [
         str(TRITON / "bin" / "tritonserver"),
         f"--model-repository={directory / 'models'}",
@@ -161,10 +173,12 @@ def triton(model: Path, directory: Path) -> Server:
         "--allow-metrics=false",
         "--grpc-address=127.0.0.1",
         f"--grpc-port={port}",
+        f"--backend-config=python,shm-region-prefix-name={shared_memory}",
     ]
     libraries = str(PYTRITON / "nvidia_pytriton.libs")
     packages = os.pathsep.join(path for path in sys.path if path.endswith("site-packages"))
-    return Server(command, port, model.name, directory, {"LD_LIBRARY_PATH": libraries, "PYTHONPATH": packages})
+    environment = {"LD_LIBRARY_PATH": libraries, "PYTHONPATH": packages}
+    return Server(command, port, model.name, directory, environment, shared_memory)
 
 
 def triton_is_here() -> bool:
