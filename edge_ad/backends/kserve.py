@@ -48,7 +48,7 @@ CHANNEL = (
 
 
 class KServeBackend:
-    """A served model. Opening it asks the server for nothing; :func:`open_served` does.
+    """A served model. Making it asks the server for nothing; :func:`open_served` does.
 
     Args:
         uri: where it is.

@@ -73,7 +73,8 @@ def command(
     if _only_here(exported):
         notes.print(f"[yellow]mind[/] {ONLY_HERE}", soft_wrap=True)
     bundle = "BUNDLE" if (source / ENGINE).is_file() else quote(str(source))
-    notes.print(f"  next: [bold]tritonserver --model-repository {escape(str(output))}[/], then", soft_wrap=True)
+    serve = f"tritonserver --model-repository {output} --grpc-address 127.0.0.1"
+    notes.print(f"  next: [bold]{escape(serve)}[/], then", soft_wrap=True)
     uri = f"grpc://localhost:8001/{exported.name}?bundle={bundle}"
     uri += "" if model.mode == "full" else f"&mode={model.mode}"
     uri += "" if model.precision == "fp32" else f"&precision={model.precision}"
