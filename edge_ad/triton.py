@@ -126,7 +126,7 @@ def _model_of_engine(source: Path, mode: str | None) -> ServedModel:
     if runtime not in ("onnxruntime", "tensorrt"):
         raise EngineError(
             f"{source} cannot be served by Triton",
-            why=f"it was built for {built.backend_version}, for which Triton has no backend",
+            why=f"it was built for {built.backend_version}; a repository takes what is for ONNX Runtime or TensorRT",
             remedy="export the bundle instead, or build the engine with --backend onnxruntime or tensorrt",
         )
     file_name: Literal["model.onnx", "model.plan"] = "model.onnx" if runtime == "onnxruntime" else "model.plan"

@@ -15,7 +15,8 @@ from tritonclient.grpc import model_config_pb2
 from edge_ad.backends.box_key import sign
 from edge_ad.backends.onnxruntime import available_cores
 from edge_ad.bundle import bytes_digest, read_bundle
-from edge_ad.engine import EngineManifest, build_engine
+from edge_ad.engine import EngineManifest
+from edge_ad.engine_build import build_engine
 from edge_ad.errors import BundleError, ConfigError, DataError, EngineError, OutputError
 from edge_ad.triton import export_triton
 from tests.cli.command_line import edge_ad

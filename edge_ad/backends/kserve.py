@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edge_ad.backends.base import check_feeds
-from edge_ad.backends.golden import check_golden
+from edge_ad.backends.base import Precision, check_feeds
+from edge_ad.backends.golden import golden_differences
 from edge_ad.backends.kserve_uri import ServedModelUri
 from edge_ad.bundle import FULL, Bundle, golden_name, read_bundle
 from edge_ad.errors import ConfigError, EngineError
@@ -224,12 +225,22 @@ def open_served(uri: ServedModelUri, mode: str | None = None) -> tuple[KServeBac
         backend.timeout_ms = max(uri.timeout_ms, ASKING_TIMEOUT_MS)
         backend.check_served()
         backend.timeout_ms = max(uri.timeout_ms, FIRST_ANSWER_TIMEOUT_MS)
-        check_golden(backend, bundle.directory / golden_name(mode), uri.precision, remedy=EXPORT_AGAIN)
+        _check_golden(backend, bundle.directory / golden_name(mode), uri.precision)
         backend.timeout_ms = uri.timeout_ms
     except BaseException:
         backend.close()
         raise
     return backend, bundle, mode
+
+
+def _check_golden(backend: KServeBackend, golden_path: Path, precision: Precision) -> None:
+    for found in golden_differences(backend, golden_path, precision):
+        if not found.passes:
+            raise EngineError(
+                f"{backend.name} in {precision} does not give the answers in {golden_path.name}",
+                why=f"{found.output} differs by {found.difference:.3g}, and {found.allowed:.3g} is allowed",
+                remedy=EXPORT_AGAIN,
+            )
 
 
 def _names(specs: Sequence[TensorSpec]) -> set[str]:
