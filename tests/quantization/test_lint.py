@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from edge_ad.backends.base import QuantizationStyle
@@ -34,7 +35,7 @@ small (float[1,8,8,8] x) => (float[1,8,16,16] y)
 def graph() -> ModelProto:
     model = onnx.parser.parse_model(GRAPH)
     generator = np.random.default_rng(0)
-    values = {
+    values: dict[str, NDArray[Any]] = {
         "w": generator.integers(-127, 128, (8, 8, 3, 3)).astype(np.int8),
         "w_scale": np.full(8, 0.01, np.float32),
         "w_zero": np.zeros(8, np.int8),
