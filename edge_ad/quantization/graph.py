@@ -121,11 +121,19 @@ def _quantize_shortcuts(graph: GraphProto, ranges: Ranges) -> None:
 
 
 def _shortcut(node: NodeProto, makers: dict[str, NodeProto], readers: Counter[str]) -> int | None:
-    """Which operand is the shortcut: the other one is a convolution's own output; None where neither is."""
-    alone = [name in makers and makers[name].op_type in CONVOLUTIONS and readers[name] == 1 for name in node.input]
+    """Which operand is the shortcut: the other one is a quantised convolution's own output; None where neither is."""
+    alone = [
+        name in makers and readers[name] == 1 and _is_quantized(makers[name], makers) for name in node.input
+    ]
     if not any(alone):
         return None
     return 1 if alone[0] else 0
+
+
+def _is_quantized(node: NodeProto, makers: dict[str, NodeProto]) -> bool:
+    """True for a convolution that computes in integers."""
+    maker = makers.get(node.input[0]) if node.op_type in CONVOLUTIONS else None
+    return maker is not None and maker.op_type == "DequantizeLinear"
 
 
 def _pair(graph: GraphProto, name: str, extremes: tuple[float, float]) -> list[NodeProto]:
