@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx.reference
 import safetensors.numpy
+import tomli_w
 
 from edge_ad.bundle import (
     FULL,
@@ -24,6 +25,13 @@ from edge_ad.bundle import (
     TrainingData,
     file_digest,
     read_bundle,
+)
+from edge_ad.quantization.calibration import (
+    FRAMES,
+    RECIPE,
+    CalibrationSet,
+    input_digest,
+    read_calibration_set,
 )
 from edge_ad.types import AnyArray, Roi
 from tests.onnx_graphs import inspection_graph
@@ -58,6 +66,31 @@ def make_bundle(directory: Path, *, seed: int = 7, mixes_batch: bool = False, sa
     manifest = _manifest({name: file_digest(directory / name) for name in (MODEL, GOLDEN, THRESHOLDS)})
     (directory / MANIFEST).write_text(manifest.model_dump_json())
     return read_bundle(directory)
+
+
+def make_set(bundle: Bundle, directory: Path, *, seed: int = 100) -> CalibrationSet:
+    """A calibration set of noise for :func:`make_bundle`: 4 frames to calibrate with, 10 to judge by."""
+    counts = {"calibration": 4, "gate": 10}
+    feeds = {part: make_feeds(count, seed + count) for part, count in counts.items()}
+    directory.mkdir()
+    tensors = {f"{part}.{name}": array for part, arrays in feeds.items() for name, array in arrays.items()}
+    safetensors.numpy.save_file(tensors, directory / FRAMES)
+    records = {
+        part: [{"source": f"{part}/{number}.png", "digest": f"{number:016x}"} for number in range(count)]
+        for part, count in counts.items()
+    }
+    recipe: dict[str, object] = {
+        "schema_version": 1,
+        "product": bundle.manifest.name,
+        "input_sha256": input_digest(bundle.manifest.input),
+        "method": "noise",
+        "seed": seed,
+        "considered": 4,
+        **records,
+        "files": {FRAMES: file_digest(directory / FRAMES).model_dump()},
+    }
+    (directory / RECIPE).write_text(tomli_w.dumps(recipe))
+    return read_calibration_set(directory)
 
 
 def _manifest(files: dict[str, object]) -> Manifest:

@@ -109,6 +109,8 @@ def inspection_graph(seed: int = 7, *, mixes_batch: bool = False) -> onnx.ModelP
         text = text.replace("standard = Div (centred, deviation)", MIXING)
         text = text.replace("float zero = {0}", "float zero = {0}, float half = {0.5}, int64[1] first = {0}")
     model = onnx.parser.parse_model(text)
+    for node in model.graph.node:  # exported nodes have names too
+        node.name = f"make_{node.output[0]}"
     weights = _weights(seed).items()
     model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in weights)
     onnx.checker.check_model(model, full_check=True)

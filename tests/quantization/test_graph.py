@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import NodeProto, numpy_helper
 
 from edge_ad.backends.base import QuantizationStyle
 from edge_ad.backends.onnxruntime import OnnxRuntimeBackend
@@ -23,24 +23,16 @@ from tests.factories import make_feeds
 from tests.onnx_graphs import inspection_graph
 
 STYLES: tuple[QuantizationStyle, ...] = ("cpu", "tensorrt")
-LEARNED = ["stem", "teacher", "down", "student"]
-"""Convolutions of the sample graph, by what they make."""
+LEARNED = ["make_stem", "make_teacher", "make_down", "make_student"]
+"""Convolutions of the sample graph."""
 
 InInt8 = dict[QuantizationStyle, bytes]
 both_styles = pytest.mark.parametrize("style", STYLES)
 
 
-def named() -> ModelProto:
-    """The sample graph, whose nodes are called as what they make."""
-    model = inspection_graph()
-    for node in model.graph.node:
-        node.name = node.output[0]
-    return model
-
-
 @pytest.fixture(scope="module")
 def sample() -> tuple[bytes, Ranges]:
-    model = named().SerializeToString()
+    model = inspection_graph().SerializeToString()
     return model, activation_ranges(model, [make_feeds(1, seed) for seed in range(4)])
 
 
@@ -151,8 +143,8 @@ def test_the_head_reads_what_the_network_computes(in_int8: InInt8) -> None:
 
 @both_styles
 def test_kept_layers_stay_and_what_depends_on_them(sample: tuple[bytes, Ranges], style: QuantizationStyle) -> None:
-    quantized = quantized_model(*sample, style, keep=["stem"])
-    assert quantized_convolutions(quantized) == ["teacher", "down", "student"]
+    quantized = quantized_model(*sample, style, keep=["make_stem"])
+    assert quantized_convolutions(quantized) == LEARNED[1:]
     made = makers(quantized)
     assert made["stem"].input[:2] == made_input(sample[0], "stem")
     assert made["stem_relu"].input[0] == "stem"
@@ -181,12 +173,12 @@ def test_each_kept_layer_brings_the_answers_closer(sample: tuple[bytes, Ranges],
 
 @both_styles
 def test_weights_have_a_scale_for_each_output_channel(sample: tuple[bytes, Ranges], style: QuantizationStyle) -> None:
-    original = {tensor.name: numpy_helper.to_array(tensor) for tensor in named().graph.initializer}
+    original = {tensor.name: numpy_helper.to_array(tensor) for tensor in inspection_graph().graph.initializer}
     quantized = quantized_model(*sample, style)
     constants = {t.name: numpy_helper.to_array(t) for t in onnx.load_from_string(quantized).graph.initializer}
     made, nodes = makers(quantized), {node.name: node for node in onnx.load_from_string(quantized).graph.node}
     for output, name, axis in (("stem", "stem_weight", 0), ("down", "down_weight", 0), ("student", "up_weight", 1)):
-        pair = made[nodes[output].input[1]]
+        pair = made[nodes[f"make_{output}"].input[1]]
         scale, whole = constants[pair.input[1]], constants[pair.input[0]]
         weight = original[name]
         others = tuple(index for index in range(4) if index != axis)
