@@ -104,7 +104,7 @@ VENDORS = {
     "pycuda": {"backends/tensorrt/device_memory.py"},
     "cuda": {"backends/tensorrt/device_memory.py"},
     "onnxruntime": {"backends/onnxruntime.py", "export.py", "probes.py"},
-    "onnx": {"backends/tensorrt/half.py", "export.py", "onnx_weights.py"},
+    "onnx": {"backends/tensorrt/half.py", "backends/tensorrt/weakly_typed.py", "export.py", "onnx_weights.py"},
     "google": {"onnx_weights.py"},
 }
 """The only files that import a runtime or SDK."""
