@@ -26,10 +26,12 @@ OPTIONS = {
 def quantized_for_tensorrt(model: bytes, feeds: Mapping[str, AnyArray]) -> bytes:
     """The model with its learned convolutions quantised, activations by the largest value that ``feeds`` give."""
     proto = onnx.load_from_string(model)
+    for node in proto.graph.node:
+        node.name = node.name or node.output[0]  # what is quantised is told by name
     weights = {tensor.name: tensor for tensor in proto.graph.initializer}
     learned = [node for node in proto.graph.node if _is_learned(node, weights)]
-    tensors = {node.input[0]: ("Conv", "ConvTranspose") for node in learned}
-    ranges = TensorsData(CalibrationMethod.MinMax, _ranges(proto, list(tensors), feeds))
+    tensors = sorted({node.input[0] for node in learned})
+    ranges = TensorsData(CalibrationMethod.MinMax, _ranges(proto, tensors, feeds))
     quantizer = QDQQuantizer(
         proto,
         per_channel=True,
@@ -71,4 +73,4 @@ def _ranges(proto: Any, tensors: list[str], feeds: Mapping[str, AnyArray]) -> di
     del watched.graph.output[:]
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
     values = run_as_written(watched.SerializeToString(), feeds)
-    return {name: (np.float32(value.min()), np.float32(value.max())) for name, value in values.items()}  # type: ignore[misc]
+    return {name: (np.float32(value.min()), np.float32(value.max())) for name, value in values.items()}

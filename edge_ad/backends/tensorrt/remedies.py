@@ -8,11 +8,6 @@ FALLBACK = "use --backend onnxruntime"
 
 _REMEDIES = (
     (
-        r"UINT8|UInt8(?! zero)",
-        "TensorRT takes uint8 only at the model's inputs and only into a Cast: in the model, convert to float before "
-        "anything else (`x.float().permute(…)`, not `x.permute(…).float()`)",
-    ),
-    (
         r"Failed to convert ONNX dat[ea] type",
         "TensorRT has no uint16, uint32 or strings: give 16-bit depth as two uint8 planes or as float32",
     ),
@@ -32,6 +27,11 @@ _REMEDIES = (
     (
         r"input has type Int32 but must have type.*Int8",
         "TensorRT wants biases in float: quantise with `QuantizeBias=False`",
+    ),
+    (
+        r"UINT8|UInt8",
+        "TensorRT takes uint8 only at the model's inputs and only into a Cast: in the model, convert to float before "
+        "anything else (`x.float().permute(…)`, not `x.permute(…).float()`)",
     ),
     (
         r"must have same input types",
