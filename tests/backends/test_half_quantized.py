@@ -9,7 +9,7 @@ import pytest
 from edge_ad.backends.tensorrt.half import half_precision_model
 from edge_ad.backends.tensorrt.weakly_typed import free_tensors, with_float_weights
 from tests.factories import make_feeds
-from tests.onnx_graphs import inspection_graph
+from tests.onnx_graphs import graph_from_text, inspection_graph
 from tests.quantized_graphs import quantized_for_tensorrt, run_as_written
 
 CONVOLUTIONS = ("stem", "teacher", "down", "student")
@@ -132,3 +132,24 @@ def test_tensorrt_8_may_leave_float32_in_networks_and_quantised_layers_only(quan
     made = makers(onnx.load_from_string(model))
     layers = {name for name in free & floats & made.keys() if made[name].op_type != "DequantizeLinear"}
     assert layers == {"stem", "stem_relu", "teacher", "down", "student"}, "down is quantised, if not float16"
+
+
+RESIDUAL = """g (float[N,8,8,8] x) => (float[N,8,8,8] y)
+<float s = {0.01}, float tiny = {1e-6}, int8 z = {0}, int8[8,8,1,1] w = {WEIGHTS}>
+{ xq = QuantizeLinear (x, s, z)   xd = DequantizeLinear (xq, s, z)
+  w1 = DequantizeLinear (w, s, z)   w2 = DequantizeLinear (w, SCALE, z)
+  own = Conv (xd, w1)   body = Conv (own, w2)
+  ownq = QuantizeLinear (own, s, z)   shortcut = DequantizeLinear (ownq, s, z)
+  sum = Add (body, shortcut)   y = Relu (sum) }""".replace("WEIGHTS", ", ".join(str(index) for index in range(64)))
+
+
+@pytest.mark.parametrize(("scale", "inside"), [("s", True), ("tiny", False)])
+def test_a_quantised_shortcut_has_the_type_of_what_it_is_added_to(scale: str, inside: bool) -> None:
+    model = graph_from_text(RESIDUAL.replace("SCALE", scale))
+    half = onnx.load_from_string(half_precision_model(model))
+    made = makers(half)
+    total = made["sum__half" if inside else "sum"]
+    assert [made[name].op_type for name in total.input] == ["Conv", "DequantizeLinear"]
+    feeds = {"x": np.random.default_rng(0).standard_normal((2, 8, 8, 8)).astype(np.float32)}
+    expected = run_as_written(model, feeds)["y"]
+    np.testing.assert_allclose(run_as_written(half.SerializeToString(), feeds)["y"], expected, atol=0.05)

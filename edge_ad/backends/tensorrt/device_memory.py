@@ -67,24 +67,33 @@ class DeviceMemory(Protocol):
         """Gives back the stream and all memory; arrays from ``pinned`` must not be used any more."""
 
 
-def open_device_memory() -> DeviceMemory:
+PACKAGES = ("pycuda", "cuda-bindings")
+"""What reaches the GPU's memory, in the order in which they are tried."""
+
+
+def open_device_memory(package: str | None = None) -> DeviceMemory:
     """Memory of the first GPU that this process sees.
+
+    Args:
+        package: one of ``PACKAGES``; None for the first one that can be imported.
 
     Raises:
         EngineError: the GPU cannot be used.
-        MissingExtraError: neither pycuda nor cuda-bindings can be imported.
+        MissingExtraError: the package cannot be imported, or none of them.
     """
-    try:
-        return PycudaMemory(require("pycuda.driver", extra="pycuda"))
-    except MissingExtraError as pycuda:
+    missing = []
+    for name in (package,) if package else PACKAGES:
         try:
+            if name == "pycuda":
+                return PycudaMemory(require("pycuda.driver", extra="pycuda"))
             return CudaBindingsMemory(require("cuda.bindings.runtime", extra="cuda-bindings"))
-        except MissingExtraError as bindings:
-            raise MissingExtraError(
-                "GPU memory cannot be reached",
-                why=f"pycuda: {pycuda.why}; cuda-bindings: {bindings.why}",
-                remedy="pip install 'edge-ad[cuda-bindings]', or 'edge-ad[pycuda]' where nvcc is installed",
-            ) from bindings
+        except MissingExtraError as error:
+            missing.append(f"{name}: {error.why}")
+    raise MissingExtraError(
+        "GPU memory cannot be reached",
+        why="; ".join(missing),
+        remedy="pip install 'edge-ad[cuda-bindings]', or 'edge-ad[pycuda]' where nvcc is installed",
+    )
 
 
 class _WithDriver:

@@ -90,6 +90,7 @@ class _Rewriter:
         self._makers = {output: node for node in graph.node for output in node.output}
         self._normal = self._rounded_scales()
         self._network: set[str] = set()  # tensors that float16 nodes made
+        self._either: set[str] = set()  # dequantised ones, which come in the type that is wanted
         self._has_half: set[str] = set()
         self._lacks_float: set[str] = set()
         self._nodes: list[Any] = []
@@ -133,8 +134,9 @@ class _Rewriter:
             sources = [self._makers.get(name) for name in node.input]
             scales = {maker.input[1] for maker in sources if maker and maker.op_type == "DequantizeLinear"}
             return scales <= self._normal and self._is_learned(node)
-        read = [name for name in node.input if name in self._float and name not in self._weights]
-        return node.op_type in _FOLLOWERS and bool(read) and self._network.issuperset(read)
+        read = {name for name in node.input if name in self._float and name not in self._weights}
+        inside = read & self._network
+        return node.op_type in _FOLLOWERS and bool(inside) and self._either.issuperset(read - inside)
 
     def _is_learned(self, convolution: Any) -> bool:
         name = convolution.input[1]
@@ -149,10 +151,10 @@ class _Rewriter:
 
     def _postpone(self, node: Any) -> None:
         """Leaves a DequantizeLinear to its readers; what comes of a network and is read by one stays in it."""
-        name, source = node.output[0], self._makers.get(node.input[0])
+        name = node.output[0]
         self._lacks_float.add(name)
-        if source and source.output[0] in self._network and node.input[1] in self._normal:
-            self._network.add(name)
+        if node.input[1] in self._normal:
+            (self._network if node.input[0] in self._network else self._either).add(name)
 
     def _retype(self, node: Any) -> None:
         for index, name in enumerate(node.input):
@@ -175,7 +177,11 @@ class _Rewriter:
             self._need_half(maker.input[1])
             typed = self._onnx.NodeProto()
             typed.CopyFrom(maker)
-            typed.name, typed.input[1], typed.output[0] = _half(maker.name), _half(maker.input[1]), _half(name)
+            typed.name, typed.input[1], typed.output[0] = (
+                f"dequantize_{_half(name)}",
+                _half(maker.input[1]),
+                _half(name),
+            )
             self._nodes.append(typed)
         elif name in self._weights:
             largest = np.finfo(np.float16).max

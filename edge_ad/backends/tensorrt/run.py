@@ -116,7 +116,13 @@ class TensorRTBackend:
 
     @classmethod
     def open(
-        cls, payload: bytes, *, source: str, precision: Precision = "fp32", cuda_graphs: bool = True
+        cls,
+        payload: bytes,
+        *,
+        source: str,
+        precision: Precision = "fp32",
+        cuda_graphs: bool = True,
+        memory_package: str | None = None,
     ) -> TensorRTBackend:
         """Deserializes a plan. A plan is native code: check where it comes from before this.
 
@@ -125,6 +131,7 @@ class TensorRTBackend:
             source: its name, for errors.
             precision: of the arithmetic, which the plan itself has fixed.
             cuda_graphs: see the class.
+            memory_package: see :func:`edge_ad.backends.tensorrt.device_memory.open_device_memory`.
 
         Raises:
             EngineError: there is no driver, or TensorRT refuses the plan.
@@ -134,7 +141,7 @@ class TensorRTBackend:
         trt = loader.load_tensorrt()
         logger = loader.logger()
         logger.take_errors()
-        memory = open_device_memory()
+        memory = open_device_memory(memory_package)
         with memory.active():
             try:
                 free_bytes = memory.free_bytes()
