@@ -23,7 +23,7 @@ from edge_ad.export_graphs import graphs
 from edge_ad.models.cmdiad import Bank, Cmdiad
 from edge_ad.models.detector import Detector, DetectorConfig
 from edge_ad.types import AnyArray, Intrinsics
-from tests.models.methods import PAIR, SPEC, TRIPLE, make_config
+from tests.models.methods import PAIR, SPEC, make_config
 from tests.quantized_graphs import quantized_for_tensorrt, run_as_written
 
 pytestmark = pytest.mark.usefixtures("builder")
@@ -33,7 +33,7 @@ MODES = ("full", "rgb_only", "3d_only")
 RANDOM = [
     *(("rd", PAIR, mode) for mode in MODES),
     *(("fd", ("rgb", "normals"), mode) for mode in MODES),
-    ("mmrd", TRIPLE, "full"),
+    ("mmrd", PAIR, "full"),
     ("cmdiad", PAIR, "full"),
 ]
 
