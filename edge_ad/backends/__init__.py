@@ -1,7 +1,7 @@
 """What runs a model: one class per runtime, found by name and imported on first use.
 
     onnxruntime   any CPU; FP32
-    tensorrt      NVIDIA GPUs: TensorRT 8.6 to 11 and TensorRT-RTX; FP32 and FP16
+    tensorrt      NVIDIA GPUs: TensorRT 8.6 to 11 and TensorRT-RTX; FP32, FP16, INT8, INT8 with an FP16 rest
 
 A further backend is one class with the attributes of :class:`edge_ad.backends.base.EngineBackend`
 and one line below.
