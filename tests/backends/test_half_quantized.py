@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 
+from edge_ad.backends.base import Precision
+from edge_ad.backends.tensorrt import build
 from edge_ad.backends.tensorrt.half import half_precision_model
 from edge_ad.backends.tensorrt.weakly_typed import free_tensors, with_float_weights
 from tests.factories import make_feeds
@@ -132,6 +137,20 @@ def test_tensorrt_8_may_leave_float32_in_networks_and_quantised_layers_only(quan
     made = makers(onnx.load_from_string(model))
     layers = {name for name in free & floats & made.keys() if made[name].op_type != "DequantizeLinear"}
     assert layers == {"stem", "stem_relu", "teacher", "down", "student"}, "down is quantised, if not float16"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8_fp16"])
+def test_tensorrt_8_parses_float32_scales_in_every_precision(quantized: bytes, precision: Precision) -> None:
+    """Its parser reads the bytes of a float16 scale as float32."""
+    flags: Any = SimpleNamespace(NetworkDefinitionCreationFlag=SimpleNamespace(EXPLICIT_BATCH=0))
+    model = quantized if precision.startswith("int8") else inspection_graph().SerializeToString()
+    parsed, free = build._typed(flags, model, precision)
+    types = kinds(onnx.load_from_string(parsed))
+    scales = [name for name in types if name.endswith("_scale")]
+    assert {types[name] for name in scales} <= {onnx.TensorProto.FLOAT}
+    assert bool(scales) == precision.startswith("int8")
+    assert ("student" in free) == precision.endswith("fp16")
+    assert "anomaly_map" not in free
 
 
 RESIDUAL = """g (float[N,8,8,8] x) => (float[N,8,8,8] y)

@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 
-from edge_ad.backends.base import Precision
-from edge_ad.backends.tensorrt import build, loader
+from edge_ad.backends.base import BoxFacts, Precision
+from edge_ad.backends.tensorrt import build, loader, timing_cache
 from edge_ad.backends.tensorrt.build import plan_from_onnx
+from edge_ad.backends.tensorrt.weakly_typed import with_float_weights
 from edge_ad.bundle import WEIGHTS
 from edge_ad.errors import EngineError
 from edge_ad.onnx_weights import with_weights
+from tests.factories import make_feeds
 from tests.onnx_graphs import graph_from_text
+from tests.quantized_graphs import quantized_for_tensorrt
 
 pytestmark = pytest.mark.usefixtures("builder")
 
@@ -56,6 +59,35 @@ def test_progress_is_told(sample_bundle: Path) -> None:
     assert "is building, which can take minutes" in told[0]
     assert any(re.fullmatch(r"Building engine \(\d+ of \d+\)", message) for message in told)
     assert any(re.fullmatch(r"Building engine \(\d+ of \d+\): .+ \(\d+ of \d+\)", message) for message in told)
+
+
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX")  # it takes timing caches, and does nothing
+def test_a_release_that_measures_keeps_its_timing_cache(
+    builder: ModuleType, sample_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = BoxFacts("tensorrt 10.3.0", "Orin (nvgpu)", "8.7", "540.4.0 (CUDA 12.6)")
+    monkeypatch.setenv("EDGE_AD_HOME", str(tmp_path))
+    monkeypatch.setattr(loader, "builds_without_driver", lambda trt: False)
+    monkeypatch.setattr(loader, "require_driver", lambda: None)
+    monkeypatch.setattr(loader, "box_facts", lambda: facts)
+    given: list[bytes] = []
+    create = builder.IBuilderConfig.create_timing_cache
+
+    def watched(config: Any, known: bytes) -> Any:
+        given.append(known)
+        return create(config, known)
+
+    monkeypatch.setattr(builder.IBuilderConfig, "create_timing_cache", watched)
+    model = (sample_bundle / "model.onnx").read_bytes()
+    for _ in range(2):
+        plan_from_onnx(model, source="model.onnx", precision="fp32")
+    kept = timing_cache.cache_path(facts).read_bytes()
+    assert given[0] == b"" and given[1] and kept.endswith(given[1])
+
+
+def test_quantised_weights_as_tensorrt_8_takes_them_build(sample_bundle: Path) -> None:
+    quantized = quantized_for_tensorrt((sample_bundle / "model.onnx").read_bytes(), make_feeds(2))
+    assert plan_from_onnx(with_float_weights(quantized), source="model.onnx", precision="int8")
 
 
 def test_without_a_progress_monitor_the_wait_is_announced(

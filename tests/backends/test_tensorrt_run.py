@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edge_ad.backends.tensorrt import device_memory, loader
+from edge_ad.backends.tensorrt import device_memory, loader, run
 from edge_ad.backends.tensorrt.device_memory import open_device_memory
 from edge_ad.backends.tensorrt.host_memory import HostMemory
+from edge_ad.backends.tensorrt.run import TensorRTBackend
 from edge_ad.errors import EngineError, MissingExtraError
 from edge_ad.types import Backend, TensorSpec
-from tests.backends.adding_engine import make_backend, make_feeds
+from tests.backends.adding_engine import AddingEngine, make_backend, make_feeds
 
 
 def test_describes_inputs_and_outputs() -> None:
@@ -72,6 +75,33 @@ def test_close_frees_everything_and_may_be_called_twice() -> None:
     assert len(memory.buffers) == 3
     backend.close()
     backend.close()
+    assert memory.buffers == {}
+
+
+def opened(monkeypatch: pytest.MonkeyPatch, accepts: bool) -> tuple[HostMemory, Callable[[], TensorRTBackend]]:
+    """Host memory, and what opens a plan on it, with a runtime that takes every plan or none."""
+    memory = HostMemory()
+    engine = AddingEngine(memory) if accepts else None
+    runtime = SimpleNamespace(deserialize_cuda_engine=lambda payload: engine)
+    logger = SimpleNamespace(take_errors=lambda: "another version")
+    monkeypatch.setattr(loader, "require_driver", lambda: None)
+    monkeypatch.setattr(loader, "load_tensorrt", lambda: SimpleNamespace(Runtime=lambda logger: runtime))
+    monkeypatch.setattr(loader, "logger", lambda: logger)
+    monkeypatch.setattr(run, "open_device_memory", lambda package: memory)
+    return memory, lambda: TensorRTBackend.open(b"plan", source="model.plan")
+
+
+def test_open_tells_how_much_memory_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, open_plan = opened(monkeypatch, accepts=True)
+    backend = open_plan()
+    assert backend.memory_bytes == sum(buffer.nbytes for buffer in memory.buffers.values()) == 4 * 3 * (1 + 4 + 4)
+
+
+def test_a_plan_that_tensorrt_refuses_leaves_no_memory_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, open_plan = opened(monkeypatch, accepts=False)
+    memory.alloc(8)
+    with pytest.raises(EngineError, match=r"refuses model\.plan\. another version\. Remedy: build the engine again"):
+        open_plan()
     assert memory.buffers == {}
 
 

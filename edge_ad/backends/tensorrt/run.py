@@ -256,10 +256,9 @@ class TensorRTBackend:
 
 def _execution_context(engine: Any) -> Any:
     """A context; TensorRT-RTX's compiles the kernels for each batch at once, as a graph would keep stopgap ones."""
-    if not hasattr(engine, "create_runtime_config"):
+    config: Any = engine.create_runtime_config() if hasattr(engine, "create_runtime_config") else None
+    strategy = getattr(config, "dynamic_shapes_kernel_specialization_strategy", None)
+    if strategy is None:
         return engine.create_execution_context()
-    config = engine.create_runtime_config()
-    if hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):
-        strategies = type(config.dynamic_shapes_kernel_specialization_strategy)
-        config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+    config.dynamic_shapes_kernel_specialization_strategy = type(strategy).EAGER
     return engine.create_execution_context(config)
