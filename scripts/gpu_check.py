@@ -5,9 +5,9 @@
     python scripts/gpu_check.py report --output DIR     both as DIR/report.md
 
 The parts may run on different machines: carry DIR. PyTorch's timings and the roofline are measured only if
-``prepare`` sees a GPU. ``check`` keeps what it has after each engine and goes on from there when called again, so that
-it fits into short sessions (``--budget-s``). Weights are random, as speed does not depend on them, with BatchNorm
-statistics of rendered frames, as the range of values does.
+``prepare`` sees a GPU. ``prepare`` and ``check`` keep what they have and go on from there when called again, so
+that they fit into short sessions (``--models``, ``--backbones``, ``--budget-s``). Weights are random, as speed
+does not depend on them, with BatchNorm statistics of rendered frames, as the range of values does.
 """
 
 from __future__ import annotations
@@ -37,11 +37,16 @@ def prepare(
     size: Annotated[int, typer.Option(help="Side of frames and of the network's input, px.")] = 256,
     samples: Annotated[int, typer.Option(help="Frames with golden answers.", min=1)] = 4,
     rounds: Annotated[int, typer.Option(help="Timed runs of each PyTorch variant.", min=1)] = 200,
+    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Time torch.compile too.")] = True,
 ) -> None:
-    """Exports graphs and golden answers; with a GPU also times eager PyTorch and torch.compile."""
-    from gpu_check_prepare import prepare_all
+    """Exports graphs and golden answers; with a GPU also times eager PyTorch and torch.compile.
 
-    prepare_all(output, comma_separated(models), comma_separated(backbones), size, samples, rounds)
+    Cases that are there already are kept, so that this can go on case by case.
+    """
+    from gpu_check_prepare import Choices, prepare_all
+
+    choices = Choices(size, samples, rounds, compiled)
+    prepare_all(output, comma_separated(models), comma_separated(backbones), choices)
 
 
 @app.command()

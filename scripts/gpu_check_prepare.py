@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 import torch
-from gpu_check_results import CASES, GOLDEN, MODEL, PREPARED, QUANTIZED, Row, timed, write_results
+from gpu_check_results import CASES, GOLDEN, MODEL, PREPARED, QUANTIZED, Row, read_results, timed, write_results
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,35 +35,63 @@ BATCHES = (1, 16)
 GEMM_SIDE, COPY_BYTES, ROUNDS = 8192, 2**30, 30
 
 
-def prepare_all(
-    output: Path, models: tuple[str, ...], backbones: tuple[str, ...], size_px: int, samples: int, rounds: int
-) -> None:
-    """Writes every case, and ``prepare.json``."""
-    console, rows, cases = Console(), [], {}
-    cuda = torch.cuda.is_available()
-    for model in models:
-        for backbone in backbones:
-            name = f"{model}-{backbone}"
-            detector, arrays = _detector(model, backbone, size_px, samples)
+@dataclass(frozen=True)
+class Choices:
+    """What to prepare: side of frames and input, frames with golden answers, timed runs, and whether to compile."""
+
+    size_px: int
+    samples: int
+    rounds: int
+    compile: bool
+
+
+def prepare_all(output: Path, models: tuple[str, ...], backbones: tuple[str, ...], choices: Choices) -> None:
+    """Writes the cases that are not there yet, and ``prepare.json``, which keeps what it has of other cases."""
+    console, path, cuda = Console(), output / PREPARED, torch.cuda.is_available()
+    facts, rows = read_results(path)
+    cases: dict[str, dict[str, float]] = facts.get("cases", {}) if _same_settings(facts, choices) else {}
+    rows = [row for row in rows if row.case in cases]
+    facts = {"modalities": "+".join(MODALITIES), **_settings(choices), "cases": cases, **_box(facts)}
+    if cuda and "roofline" not in facts:
+        facts["roofline"] = roofline()
+    for model, backbone in itertools.product(models, backbones):
+        name = f"{model}-{backbone}"
+        detector, arrays = _detector(model, backbone, choices)
+        if name not in cases:
             cases[name] = _write_case(output / CASES / name, detector, arrays)
-            console.print(
-                f"{name}: {cases[name]['gmac']:.2f} GMAC, ONNX and PyTorch differ by {cases[name]['parity']:.1e}"
-            )
-            if cuda:
-                rows += _torch_rows(name, detector, arrays, rounds, console)
-    facts: dict[str, Any] = {"torch": torch.__version__, "python": platform.python_version(), "cases": cases}
-    facts["modalities"], facts["size_px"] = "+".join(MODALITIES), size_px
-    if cuda:
-        facts |= {"gpu": torch.cuda.get_device_name(0), "cuda": torch.version.cuda, "roofline": roofline()}
-    else:
+        case = cases[name]
+        console.print(f"{name}: {case['gmac']:.2f} GMAC, ONNX and PyTorch differ by {case['parity']:.1e}")
+        if cuda:
+            timed_rows = _torch_rows(name, detector, arrays, choices, console)
+            rows = [row for row in rows if row.case != name] + timed_rows
+        write_results(path, facts, rows)
+    if not cuda:
         console.print("no GPU is visible to torch: graphs and golden answers only")
-    write_results(output / PREPARED, facts, rows)
 
 
-def _detector(model: str, backbone: str, size_px: int, samples: int) -> tuple[Detector, dict[str, Tensor]]:
+def _settings(choices: Choices) -> dict[str, int]:
+    return {"size_px": choices.size_px, "samples": choices.samples}
+
+
+def _same_settings(facts: Mapping[str, Any], choices: Choices) -> bool:
+    return all(facts.get(name) == value for name, value in _settings(choices).items())
+
+
+def _box(before: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells this box; where a GPU was seen before and is not now, what was measured on it stays."""
+    facts: dict[str, Any] = {"torch": torch.__version__, "python": platform.python_version()}
+    if torch.cuda.is_available():
+        facts |= {"gpu": torch.cuda.get_device_name(0), "cuda": torch.version.cuda}
+        if before.get("gpu") != facts["gpu"]:
+            return facts
+    return facts | {name: before[name] for name in ("gpu", "cuda", "roofline") if name in before}
+
+
+def _detector(model: str, backbone: str, choices: Choices) -> tuple[Detector, dict[str, Tensor]]:
     """A detector with random weights whose values stay in range, and camera arrays (samples, …)."""
+    size_px = choices.size_px
     product = SyntheticProduct(size_px, seed=0)
-    frames = [product.render(index).frame for index in range(samples)]
+    frames = [product.render(index).frame for index in range(choices.samples)]
     spec = InputSpec(
         frame_size_px=(size_px, size_px),
         roi=Roi(0, 0, size_px, size_px),
@@ -127,19 +156,20 @@ def _write_case(directory: Path, detector: Detector, arrays: Mapping[str, Tensor
 
 
 def _torch_rows(
-    name: str, detector: Detector, arrays: Mapping[str, Tensor], rounds: int, console: Console
+    name: str, detector: Detector, arrays: Mapping[str, Tensor], choices: Choices, console: Console
 ) -> list[Row]:
     """Times the same step in PyTorch: pinned host arrays → GPU → host."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     graph: Any = detector.operating().cuda().eval()
     rows = []
-    for runner, module in (("torch eager", graph), ("torch.compile", torch.compile(graph))):
+    runners = {"torch eager": graph} | ({"torch.compile": torch.compile(graph)} if choices.compile else {})
+    for runner, module in runners.items():
         for precision in ("fp32", "fp16"):
             for batch in BATCHES:
                 host = [_tiled(arrays[key], batch).pin_memory() for key in graph.input_names]
                 row = Row(name, runner, precision, batch)
                 try:
-                    row = timed(row, _torch_step(module, host, precision), rounds)
+                    row = timed(row, _torch_step(module, host, precision), choices.rounds)
                 except (RuntimeError, torch.cuda.OutOfMemoryError) as error:  # a variant that fails is a result
                     row = replace(row, error=str(error).partition("\n")[0])
                 console.print(f"  {runner} {precision} batch {batch}: {row.p50_ms or row.error}")
