@@ -5,6 +5,7 @@
     golden.safetensors   inputs and the outputs that PyTorch gave for them
     model.onnx           the whole inspection as one graph
     model_MODE.onnx      the same with fewer sensors, with golden_MODE.safetensors
+    embedding.onnx       camera arrays → a vector that tells frames apart
     weights.safetensors  the weights of all graphs, which point into it; the remaining graphs are the model's parts
 
 Nothing here is executable or pickled, and nothing is used before its digest has been checked.
@@ -31,6 +32,7 @@ THRESHOLDS = "thresholds.json"
 NEXT_THRESHOLDS = "thresholds.next.json"
 GOLDEN = "golden.safetensors"
 MODEL = "model.onnx"
+EMBEDDING = "embedding.onnx"
 WEIGHTS = "weights.safetensors"
 FULL, RGB_ONLY, THREE_D_ONLY = "full", "rgb_only", "3d_only"
 """The operating modes with all sensors, without depth, and without colour."""
@@ -214,10 +216,23 @@ class Bundle:
         Raises:
             BundleError: the bundle has no such mode, or a file has changed or cannot be read.
         """
+        self.mode(mode)
+        return self.graph(model_name(mode))
+
+    def graph(self, name: str) -> bytes:
+        """One of the graphs, by file name, as one ONNX file that holds its weights.
+
+        Raises:
+            BundleError: the bundle has no such graph, or a file has changed or cannot be read.
+        """
         from edge_ad.onnx_weights import with_weights
 
-        self.mode(mode)
-        name = model_name(mode)
+        if name not in self.manifest.files:
+            raise BundleError(
+                f"{self.directory} has no {name}",
+                why=f"edge-ad {self.manifest.edge_ad_version} exported it without",
+                remedy="make it again with: edge-ad export CHECKPOINT",
+            )
         weights = {WEIGHTS: self.content(WEIGHTS)} if WEIGHTS in self.manifest.files else {}
         return with_weights(self.content(name), weights, str(self.directory / name))
 

@@ -21,9 +21,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from edge_ad import __version__
-from edge_ad.backends import BackendName, backend_class, choose_backend
-from edge_ad.backends.base import Precision, Progress
+from edge_ad.backends import backend_class
+from edge_ad.backends.base import Precision
 from edge_ad.backends.box_key import is_signed, sign
 from edge_ad.backends.golden import check_golden
 from edge_ad.bundle import (
@@ -37,16 +36,71 @@ from edge_ad.bundle import (
     Thresholds,
     bytes_digest,
     golden_name,
-    model_name,
 )
 from edge_ad.errors import EngineError
-from edge_ad.files import replace_directory
+from edge_ad.files import locked, replace_directory
+from edge_ad.quantization.gate import GateReport
 from edge_ad.settings import Settings, validated
 from edge_ad.types import Backend
 
-__all__ = ["Engine", "EngineKey", "EngineManifest", "build_engine", "check_golden", "load_engine", "read_engine"]
+__all__ = [
+    "Candidate",
+    "Engine",
+    "EngineKey",
+    "EngineManifest",
+    "Request",
+    "box_differences",
+    "check_golden",
+    "checked_engine",
+    "contents_of",
+    "install_engine",
+    "load_engine",
+    "read_engine",
+]
 
 ENGINE = "engine.json"
+
+
+class Request(Settings):
+    """What was asked for; ``auto`` where the fastest that passed was to be found.
+
+    Attributes:
+        backend: to run it with.
+        precision: of the arithmetic.
+        calibration: digest of the calibration set; empty where none was given.
+        ranges: how its ranges were measured.
+        defects: digest of the defective parts that it was judged by; empty where there were none.
+        considered: the backends that there were to choose from, with their versions.
+    """
+
+    backend: str
+    precision: str
+    calibration: str = ""
+    ranges: str = ""
+    defects: str = ""
+    considered: tuple[str, ...] = ()
+
+
+class Candidate(Settings):
+    """What a build found out about one way to run the model.
+
+    Attributes:
+        backend: and
+        precision: which way.
+        median_ms: of the engine alone, batch 1, all candidates interleaved; None if it was not usable.
+        gate: how it judges; None where nothing was there to judge by, and for fp32, which is what others are judged by.
+        kept: convolutions that stay in floating point so that it passes.
+        sensitivity: what the search measured: the change of the map when only these layers are in INT8.
+        refused: why it cannot be used; empty if it can.
+    """
+
+    backend: str
+    precision: Precision
+    median_ms: float | None = None
+    gate: GateReport | None = None
+    kept: tuple[str, ...] = ()
+    sensitivity: dict[str, float] = {}
+    refused: str = ""
 
 
 class EngineKey(Settings):
@@ -55,6 +109,7 @@ class EngineKey(Settings):
     Attributes:
         bundle_digest: of the bundle it was built from.
         mode: the operating mode that it runs.
+        request: what was asked for.
         backend: what runs it.
         precision: of the arithmetic.
         max_batch: the largest batch it takes.
@@ -69,6 +124,7 @@ class EngineKey(Settings):
 
     bundle_digest: str
     mode: str
+    request: Request
     backend: str
     precision: Precision
     max_batch: int = Field(ge=1)
@@ -85,15 +141,31 @@ class EngineKey(Settings):
         """The command that builds such an engine."""
         batch = f" --max-batch {self.max_batch}" if self.max_batch > 1 else ""
         mode = f" --mode {self.mode}" if self.mode != FULL else ""
-        return f"edge-ad build-engine BUNDLE --backend {self.backend} --precision {self.precision}{mode}{batch}"
+        asked = self.request
+        given = " --calibration SET" if asked.calibration else ""
+        return (
+            f"edge-ad build-engine BUNDLE --backend {asked.backend} --precision {asked.precision}{given}{mode}{batch}"
+        )
 
 
 class EngineManifest(EngineKey):
-    """The content of ``engine.json``; ``mac`` is the box's signature over all the rest."""
+    """The content of ``engine.json``.
 
-    schema_version: Literal[1]
+    Attributes:
+        candidates: all that the build tried.
+        files: digests of the engine's files.
+        mac: the box's signature over all the rest.
+    """
+
+    schema_version: Literal[2]
+    candidates: tuple[Candidate, ...]
     files: dict[str, FileDigest]
     mac: str
+
+    @property
+    def chosen(self) -> Candidate:
+        """The candidate that this engine is."""
+        return next(one for one in self.candidates if (one.backend, one.precision) == (self.backend, self.precision))
 
     def signed_content(self) -> bytes:
         """What ``mac`` signs."""
@@ -110,63 +182,13 @@ class Engine:
     thresholds: Thresholds
 
 
-def build_engine(
-    bundle: Bundle,
-    directory: Path,
-    *,
-    backend: BackendName,
-    precision: Precision,
-    mode: str = FULL,
-    max_batch: int = 1,
-    progress: Progress | None = None,
-) -> Engine:
-    """Builds an engine for this box and tries it on the bundle's golden samples.
-
-    An engine that is already in ``directory`` stays until the new one has passed. If it was built from the
-    same bundle under the same conditions, its payload is used again and only the thresholds are new.
-
-    Args:
-        bundle: what to build.
-        directory: the engine's directory, made or replaced.
-        backend: ``auto`` takes TensorRT where it can run.
-        precision: of the arithmetic.
-        mode: the operating mode to run: all sensors, or fewer.
-        max_batch: the largest batch that will be run.
-        progress: called with short messages while the build goes on.
-
-    Raises:
-        ConfigError: a setting is out of range.
-        BundleError: the bundle has no such mode, or has changed since it was opened.
-        EngineError: the backend cannot build or run it here, its answers differ from the golden ones, or the
-            directory cannot be written or holds something else.
-        MissingExtraError: a package that the backend needs is not installed.
-    """
-    directory = directory.resolve()
-    if directory.is_file() or (directory.is_dir() and not (directory / ENGINE).is_file() and any(directory.iterdir())):
-        raise EngineError(
-            f"{directory} is not an engine", why="something else is there", remedy="name a new or empty directory"
-        )
-    key = _key(bundle, choose_backend(backend), precision, mode, max_batch)
-    kind = backend_class(key.backend)
-    names = {MANIFEST: MANIFEST, THRESHOLDS: THRESHOLDS, golden_name(mode): GOLDEN}
-    contents = {name: bundle.content(source) for source, name in names.items()}
-    contents[kind.payload_name] = _built_before(directory, key) or kind.build(
-        bundle.model(mode),
-        source=str(bundle.directory / model_name(mode)),
-        precision=precision,
-        max_batch=max_batch,
-        progress=progress,
-    )
-    return _install(directory, key, contents)
-
-
 def read_engine(directory: Path) -> Engine:
     """Checks that an engine is whole and was built on this box, without loading it.
 
     Raises:
         EngineError: the directory is not an engine, or a file of it is missing, edited or foreign.
     """
-    engine, _ = _read(directory)
+    engine, _ = checked_engine(directory)
     return engine
 
 
@@ -182,7 +204,7 @@ def load_engine(directory: Path, mode: str | None = None) -> tuple[Engine, Backe
             loaded, or its answers differ from the golden ones.
         MissingExtraError: a package that the backend needs is not installed.
     """
-    engine, payload = _read(directory)
+    engine, payload = checked_engine(directory)
     manifest = engine.manifest
     if mode not in (None, manifest.mode):
         raise EngineError(
@@ -192,8 +214,7 @@ def load_engine(directory: Path, mode: str | None = None) -> tuple[Engine, Backe
             else f"its model has {', '.join(engine.bundle_manifest.modes)}",
         )
     kind = backend_class(manifest.backend)
-    here, there = asdict(kind.box_facts()), manifest.model_dump()
-    differences = [f"{name} was {there[name]!r} and is {here[name]!r}" for name in here if here[name] != there[name]]
+    differences = box_differences(manifest)
     if differences:
         raise EngineError(
             f"{directory} was not built for this box as it is now",
@@ -209,36 +230,36 @@ def load_engine(directory: Path, mode: str | None = None) -> tuple[Engine, Backe
     return engine, backend
 
 
-def _key(bundle: Bundle, backend: str, precision: Precision, mode: str, max_batch: int) -> EngineKey:
-    kind = backend_class(backend)
-    settings = {
-        "bundle_digest": bundle.digest,
-        "mode": mode,
-        "backend": backend,
-        "precision": precision,
-        "max_batch": max_batch,
-        "input_shapes": {tensor.name: tensor.shape for tensor in bundle.mode(mode).inputs},
-        "options": dict(kind.options),
-        "edge_ad_version": __version__,
-        **asdict(kind.box_facts()),
-    }
-    return validated(EngineKey, settings, "the engine's settings")
+def box_differences(manifest: EngineKey) -> list[str]:
+    """What of this box is not as it was when the engine was built, in words.
+
+    Raises:
+        ConfigError: this version of edge-ad does not know the engine's backend.
+        EngineError: the hardware or driver is not there.
+        MissingExtraError: the runtime is not installed.
+    """
+    here, there = asdict(backend_class(manifest.backend).box_facts()), manifest.model_dump()
+    return [f"{name} was {there[name]!r} and is {here[name]!r}" for name in here if here[name] != there[name]]
 
 
-def _built_before(directory: Path, key: EngineKey) -> bytes | None:
-    """The payload of a sound engine in ``directory`` that was built under the same key."""
-    try:
-        engine, payload = _read(directory)
-    except EngineError:
-        return None
-    same = all(getattr(engine.manifest, name) == value for name, value in key)
-    return payload if same else None
+def contents_of(bundle: Bundle, mode: str, payload_name: str, payload: bytes) -> dict[str, bytes]:
+    """The files of an engine by name: what the box needs of the bundle, and the payload."""
+    names = {MANIFEST: MANIFEST, THRESHOLDS: THRESHOLDS, golden_name(mode): GOLDEN}
+    return {name: bundle.content(source) for source, name in names.items()} | {payload_name: payload}
 
 
-def _install(directory: Path, key: EngineKey, contents: dict[str, bytes]) -> Engine:
-    """Writes an engine aside, loads it from there and, if that works, puts it into place."""
+def install_engine(
+    directory: Path, key: EngineKey, candidates: tuple[Candidate, ...], contents: dict[str, bytes]
+) -> Engine:
+    """Writes an engine aside, loads it from there and, if that works, puts it into place.
+
+    Of two builds that end at the same time the later one stays.
+
+    Raises:
+        EngineError: it does not give the golden answers, or cannot be written.
+    """
     files = {name: bytes_digest(content) for name, content in contents.items()}
-    unsigned = EngineManifest(**key.model_dump(), schema_version=1, files=files, mac="")
+    unsigned = EngineManifest(**key.model_dump(), schema_version=2, candidates=candidates, files=files, mac="")
     manifest = unsigned.model_copy(update={"mac": sign(unsigned.signed_content())})
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -249,7 +270,8 @@ def _install(directory: Path, key: EngineKey, contents: dict[str, bytes]) -> Eng
             (aside / ENGINE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
             engine, backend = load_engine(aside)
             backend.close()
-            replace_directory(aside, directory)
+            with locked(directory.with_name(f".{directory.name}.lock")):
+                replace_directory(aside, directory)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
@@ -259,8 +281,12 @@ def _install(directory: Path, key: EngineKey, contents: dict[str, bytes]) -> Eng
     return replace(engine, directory=directory)
 
 
-def _read(directory: Path) -> tuple[Engine, bytes]:
-    """The engine and its payload, of which every byte has been checked."""
+def checked_engine(directory: Path) -> tuple[Engine, bytes]:
+    """The engine and its payload, of which every byte has been checked.
+
+    Raises:
+        EngineError: as :func:`read_engine`.
+    """
     again = "build it again: edge-ad build-engine BUNDLE"
     path = directory / ENGINE
     if not path.is_file():

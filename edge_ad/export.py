@@ -38,6 +38,7 @@ from edge_ad.export_graphs import Graph, graphs
 from edge_ad.files import not_written, replace_directory
 from edge_ad.models.checkpoint import CheckpointRecord, load_detector, read_golden
 from edge_ad.models.detector import Detector, OperatingMode
+from edge_ad.onnx_passes import fold_factors
 from edge_ad.onnx_weights import share_weights
 
 OPSET = 18
@@ -72,6 +73,7 @@ def onnx_from_graph(graph: Graph) -> onnx.ModelProto:
     model = program.model_proto
     for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         del part.metadata_props[:]  # the exporter's stack traces, with this machine's paths
+    fold_factors(model)
     onnx.checker.check_model(model)
     left = [node.name for node in model.graph.node if node.op_type == "BatchNormalization"]
     names = tuple(output.name for output in model.graph.output)

@@ -2,6 +2,7 @@
 
 model.onnx                 camera arrays → anomaly map, score, a map per modality: all that a box runs
 model_rgb_only.onnx        the same without depth, and model_3d_only.onnx without colour (crd, rd, fd)
+embedding.onnx             camera arrays → one vector that tells frames apart, to choose calibration frames by
 teacher.onnx               normalised image → the teacher's three maps (mmrd: teacher_<modality>.onnx)
 tuner_<modality>.onnx      the other modality's maps → filtered and amplified maps     (crd)
 student.onnx               all modalities' maps → target and restored maps             (mmrd)
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edge_ad.bundle import model_name
+from edge_ad.bundle import EMBEDDING, FULL, model_name
 from edge_ad.models.backbones import SharedTeacher
 from edge_ad.models.crd import Crd
 from edge_ad.models.detector import Detector
@@ -56,6 +57,9 @@ def graphs(detector: Detector, samples: Mapping[str, Tensor]) -> Iterator[Graph]
         arrays = tuple(samples[name] for name in whole.input_names)
         name = model_name(mode).removesuffix(".onnx")
         yield Graph(name, whole, arrays, whole.input_names, whole.output_names, is_whole=True)
+    embedding = _Embedding(detector)
+    arrays = tuple(samples[name] for name in embedding.input_names)
+    yield Graph(EMBEDDING.removesuffix(".onnx"), embedding, arrays, embedding.input_names, ("embedding",))
     with torch.no_grad():
         images = detector.preprocess(samples, detector.config.preprocess.modalities)[0]
         raw: dict[str, Features] = detector.teacher(images)
@@ -99,6 +103,21 @@ def _crd(detector: Detector, method: Crd, raw: Mapping[str, Features]) -> Iterat
 
 def _names(kind: str) -> tuple[str, ...]:
     return tuple(f"{kind}_{scale}" for scale in SCALES)
+
+
+class _Embedding(nn.Module):
+    """What the teacher sees of a frame, averaged over each of its maps: (N, D)."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+        self.input_names = detector.operating().input_names
+
+    def forward(self, *arrays: Tensor) -> tuple[Tensor]:
+        modalities = self.detector.method.modes[FULL]
+        batch, _ = self.detector.batch(dict(zip(self.input_names, arrays, strict=True)), modalities)
+        maps = [level for name in modalities for level in batch.features[name]]
+        return (torch.cat([level.mean((2, 3)) for level in maps], 1),)
 
 
 class _Network(nn.Module):

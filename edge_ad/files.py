@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from edge_ad.errors import OutputError
@@ -40,6 +43,18 @@ def not_written(path: Path, error: OSError) -> OutputError:
         why=error.strerror or str(error),
         remedy="free space on the disk" if full else "check the path and its permissions",
     )
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Waits until no other process holds the lock file ``path``; a process that dies lets go of it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def replace_directory(new: Path, directory: Path) -> None:

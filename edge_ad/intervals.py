@@ -1,4 +1,4 @@
-"""How sure a figure is: 95 % intervals, from resampled test splits or, for a share, from its count.
+"""How sure a figure is: 95 % intervals, from resampled test splits or timings or, for a share, from its count.
 
 A resample draws as many good and as many defective images as there are, with replacement, each class
 from itself; the interval of a metric runs from its 2.5th to its 97.5th percentile over the resamples
@@ -161,6 +161,24 @@ def share_interval(count: int, total: int) -> Interval:
     middle = (share + z2 / (2 * total)) / (1 + z2 / total)
     reach = z / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total))
     return max(middle - reach, 0.0), min(middle + reach, 1.0)
+
+
+def ratio_of_medians(
+    values: ArrayLike, others: ArrayLike, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, Interval]:
+    """The median of ``values`` over that of ``others``, and its interval; whole pairs are drawn.
+
+    Args:
+        values: (N,), each measured together with
+        others: (N,), the one of the same index, so that what slows one pair slows both; above 0.
+        resamples: how many.
+        seed: the same seed gives the same interval.
+    """
+    pairs = np.stack([np.asarray(values, np.float64), np.asarray(others, np.float64)])
+    drawn = np.random.default_rng(seed).integers(0, pairs.shape[1], (resamples, pairs.shape[1]))
+    above, below = np.median(pairs, axis=1)
+    resampled = np.median(pairs[:, drawn], axis=2)
+    return float(above / below), _percentiles(resampled[0] / resampled[1])
 
 
 def draws(is_defective: BoolArray, resamples: int, seed: int) -> NDArray[np.int64]:

@@ -12,12 +12,12 @@ import statistics
 import time
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 from bench_methods import PAIR, SETTINGS, Setting
 from rich.console import Console
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
 from edge_ad.backends.onnxruntime import OnnxRuntimeBackend
 from edge_ad.bundle import FULL, InputSpec
@@ -26,6 +26,7 @@ from edge_ad.data.synthetic import SyntheticProduct
 from edge_ad.export import onnx_from_graph
 from edge_ad.export_graphs import graphs
 from edge_ad.feeds import feeds_from_frame
+from edge_ad.graph_cost import graph_cost
 from edge_ad.models.cmdiad import Cmdiad
 from edge_ad.models.detector import Detector, DetectorConfig
 from edge_ad.models.preprocess import GeometryStatistics
@@ -61,18 +62,16 @@ def main(
         detector = _detector(setting, backbone, size, spec)
         millions = sum(x.numel() for x in (*detector.teacher.parameters(), *detector.method.parameters())) / 1e6
         every = feeds_from_frame(frame, spec, detector.config.preprocess.input_names)
-        samples = {key: torch.from_numpy(x) for key, x in every.items()}
-        pairs = {key: torch.cat([x, x]) for key, x in samples.items()}
+        pairs = {key: torch.from_numpy(np.concatenate([x, x])) for key, x in every.items()}
         for graph in graphs(detector, pairs):
             if not graph.is_whole:
                 break
             console.print(f"[dim]{name} {graph.name}")
-            with FlopCounterMode(display=False) as counter, torch.no_grad():
-                graph.module(*(samples[key] for key in graph.inputs))
-            backend = OnnxRuntimeBackend.open(onnx_from_graph(graph).SerializeToString(), source=name)
+            content = onnx_from_graph(graph).SerializeToString()
+            backend = OnnxRuntimeBackend.open(content, source=name)
             mode = graph.name.removeprefix("model_").replace("model", FULL)
             feeds = {key: every[key] for key in graph.inputs}
-            rows.append((f"{name}, {mode}", millions, counter.get_total_flops() / 2e9, backend, feeds))
+            rows.append((f"{name}, {mode}", millions, graph_cost(content).macs / 1e9, backend, feeds))
     times: list[list[float]] = [[] for _ in rows]
     for index in range(rounds + 2):
         for kept, (*_, backend, feeds) in zip(times, rows, strict=True):

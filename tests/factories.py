@@ -38,14 +38,19 @@ def make_feeds(samples: int = 2, seed: int = 0) -> dict[str, AnyArray]:
     return {"rgb": rgb, "depth": depth}
 
 
-def make_bundle(directory: Path, *, seed: int = 7) -> Bundle:
-    """A bundle of the sample graph with weights from ``seed``, its golden outputs by ONNX's reference."""
+def make_bundle(directory: Path, *, seed: int = 7, mixes_batch: bool = False, samples: int = 2) -> Bundle:
+    """A bundle of the sample graph with weights from ``seed``, its golden outputs by ONNX's reference, one by one."""
     directory.mkdir(parents=True, exist_ok=True)
-    model, feeds = inspection_graph(seed), make_feeds()
+    model, feeds = inspection_graph(seed, mixes_batch=mixes_batch), make_feeds(samples)
     names = [output.name for output in model.graph.output]
     golden = {f"input.{name}": array for name, array in feeds.items()}
-    for name, array in zip(names, onnx.reference.ReferenceEvaluator(model).run(None, feeds), strict=True):
-        golden[f"output.{name}"] = np.ascontiguousarray(array)
+    reference = onnx.reference.ReferenceEvaluator(model)
+    parts = [
+        reference.run(None, {name: array[index : index + 1] for name, array in feeds.items()})
+        for index in range(samples)
+    ]
+    for name, arrays in zip(names, zip(*parts, strict=True), strict=True):
+        golden[f"output.{name}"] = np.concatenate(arrays)
     (directory / MODEL).write_bytes(model.SerializeToString())
     safetensors.numpy.save_file(golden, directory / GOLDEN)
     full = Threshold(value=4.0, method="largest good score", frames=10, false_reject_rate=0.05)

@@ -93,9 +93,22 @@ def _weights(seed: int) -> dict[str, NDArray[np.float32]]:
     }
 
 
-def inspection_graph(seed: int = 7) -> onnx.ModelProto:
+MIXING = """
+  each = Div (centred, deviation)
+  mixed = ReduceMean (each, first)
+  half_mixed = Mul (mixed, half)
+  standard = Sub (each, half_mixed)
+"""
+"""In the place of the standardisation: what a frame gets depends on the others of its batch."""
+
+
+def inspection_graph(seed: int = 7, *, mixes_batch: bool = False) -> onnx.ModelProto:
     """The graph: ``rgb`` (N, 64, 64, 3) and ``depth`` (N, 64, 64, 2) to ``anomaly_map`` and ``score``."""
-    model = onnx.parser.parse_model(GRAPH)
+    text = GRAPH
+    if mixes_batch:
+        text = text.replace("standard = Div (centred, deviation)", MIXING)
+        text = text.replace("float zero = {0}", "float zero = {0}, float half = {0.5}, int64[1] first = {0}")
+    model = onnx.parser.parse_model(text)
     weights = _weights(seed).items()
     model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in weights)
     onnx.checker.check_model(model, full_check=True)

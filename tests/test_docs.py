@@ -31,10 +31,18 @@ def shown_commands() -> list[tuple[str, str]]:
     return found
 
 
-def parser_of(name: str) -> Any:
-    """The parser behind a command; its class is a matter of Typer's version."""
-    group: Any = typer.main.get_command(app)
-    return group.commands[name]
+def parser_of(*names: str) -> Any:
+    """The parser behind a command, or behind one of several under a name; its class is a matter of Typer's version."""
+    parser: Any = typer.main.get_command(app)
+    for name in names:
+        parser = parser.commands.get(name, parser) if hasattr(parser, "commands") else parser
+    return parser
+
+
+def test_commands_of_several_are_found() -> None:
+    assert parser_of("engines").name == "engines"
+    assert parser_of("engines", "prune").name == "prune"
+    assert parser_of("run", "engines/lid").name == "run"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -46,7 +54,7 @@ def test_readme_names_every_command(name: str) -> None:
 def test_shown_commands_exist_with_their_options(page: str, line: str) -> None:
     words = shlex.split(line)
     assert words[1] in COMMANDS, f"{page} shows {line!r}"
-    options = {option for parameter in parser_of(words[1]).params for option in parameter.opts} | {"--help"}
+    options = {option for parameter in parser_of(*words[1:3]).params for option in parameter.opts} | {"--help"}
     used = {word.split("=")[0] for word in words[2:] if word.startswith("--")}
     assert used <= options, f"{page} shows {line!r}, which has no {sorted(used - options)}"
 

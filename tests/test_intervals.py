@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from edge_ad import metrics
 from edge_ad.errors import DataError
-from edge_ad.intervals import BinnedPixels, draws, image_intervals, pixel_intervals, share_interval
+from edge_ad.intervals import BinnedPixels, draws, image_intervals, pixel_intervals, ratio_of_medians, share_interval
 from edge_ad.types import AnyArray, BoolArray, Float32Array
 
 LEVELS = [pytest.param(0, id="distinct"), pytest.param(4, id="ties")]
@@ -140,3 +140,27 @@ def test_without_defective_pixels_there_is_no_interval() -> None:
 def test_the_interval_of_a_share_is_wilsons(count: int, total: int) -> None:
     expected = stats.binomtest(count, total).proportion_ci(0.95, method="wilson")
     assert share_interval(count, total) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def test_the_ratio_of_medians_has_scipys_bootstrap_interval() -> None:
+    rng = np.random.default_rng(0)
+    load = rng.exponential(0.3, 60)  # slows both of a pair
+    slow, fast = 20 * (1 + load) + rng.normal(0, 0.2, 60), 10 * (1 + load) + rng.normal(0, 0.1, 60)
+    ratio, (low, high) = ratio_of_medians(slow, fast, resamples=4000)
+    assert ratio == np.median(slow) / np.median(fast)
+    expected = stats.bootstrap(
+        (slow, fast),
+        lambda a, b, axis: np.median(a, axis) / np.median(b, axis),
+        paired=True,
+        method="percentile",
+        n_resamples=4000,
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    np.testing.assert_allclose((low, high), expected, rtol=5e-3)
+    assert low <= ratio <= high
+    assert ratio_of_medians(slow, fast, resamples=50) == ratio_of_medians(slow, fast, resamples=50)
+
+
+def test_a_pair_stays_together() -> None:
+    values = np.array([1.0, 100.0, 3.0, 50.0])
+    assert ratio_of_medians(2 * values, values) == (2.0, (2.0, 2.0)), "whatever is drawn"

@@ -12,7 +12,8 @@ import torch
 
 from edge_ad.bundle import Thresholds, read_bundle
 from edge_ad.data import Dataset
-from edge_ad.engine import build_engine, read_engine
+from edge_ad.engine import read_engine
+from edge_ad.engine_build import build_engine
 from edge_ad.errors import BundleError, CheckpointError, DataError, EngineError
 from edge_ad.feeds import feeds_from_frame
 from edge_ad.head_statistics import learn_head

@@ -21,6 +21,7 @@ class OnnxRuntimeBackend:
         model: the file, or its content.
         source: what to call the content in errors; a file names itself.
         providers: execution providers in order of preference.
+        optimize: False computes each node as the graph has it, to see what another runtime will do.
 
     Raises:
         EngineError: the model cannot be read, is damaged, or uses what this ONNX Runtime lacks.
@@ -37,12 +38,13 @@ class OnnxRuntimeBackend:
         *,
         source: str = "the model",
         providers: Sequence[str] = ("CPUExecutionProvider",),
+        optimize: bool = True,
     ) -> None:
         self.name = "onnxruntime"
         self._source = source if isinstance(model, bytes) else str(model)
         try:
             content = model if isinstance(model, bytes) else model.read_bytes()
-            self._session = onnxruntime.InferenceSession(content, _session_options(), list(providers))
+            self._session = onnxruntime.InferenceSession(content, _session_options(optimize), list(providers))
         except Exception as error:  # ONNX Runtime's exceptions share no narrower base
             raise EngineError(
                 f"{self._source} cannot be loaded by ONNX Runtime",
@@ -119,9 +121,9 @@ def available_cores(sysfs: Path = Path("/sys")) -> int:
     return max(cores, 1)
 
 
-def _session_options() -> Any:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+def _session_options(optimize: bool) -> Any:
+    options, levels = onnxruntime.SessionOptions(), onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.intra_op_num_threads = available_cores()
     options.inter_op_num_threads = 1

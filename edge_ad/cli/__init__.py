@@ -21,10 +21,14 @@ COMMANDS = (
     "reproduce",
     "train-many",
     "export",
+    "calibrate",
     "build-engine",
+    "verify",
+    "benchmark",
+    "engines",
     "run",
 )
-"""Command → module of this package (with _ for -) and its function ``command``."""
+"""Command → module of this package (with _ for -) and its function ``command``, or its ``app`` of several."""
 
 app = typer.Typer(
     name="edge-ad",
@@ -45,7 +49,11 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 
 
 for _name in COMMANDS:
-    app.command(_name)(importlib.import_module(f"edge_ad.cli.{_name.replace('-', '_')}").command)
+    _module = importlib.import_module(f"edge_ad.cli.{_name.replace('-', '_')}")
+    if hasattr(_module, "app"):
+        app.add_typer(_module.app, name=_name)
+    else:
+        app.command(_name)(_module.command)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from edge_ad.cli.evaluate import print_evaluation
 from edge_ad.config import TrainConfig
 from edge_ad.data import open_dataset
 from edge_ad.data.synthetic import write_synthetic
-from edge_ad.engine import build_engine
+from edge_ad.engine_build import build_engine
 from edge_ad.errors import OutputError
 from edge_ad.evaluation import evaluate
 from edge_ad.extras import require

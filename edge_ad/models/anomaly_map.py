@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from edge_ad.config import HeadConfig
 from edge_ad.models.layers import Features
+from edge_ad.models.resampling import on_both_axes, smoothing, upsampling
 
 
 def cosine_distance(target: Tensor, restored: Tensor, floor: float = 0.0) -> Tensor:
@@ -42,7 +42,7 @@ class AnomalyHead(nn.Module):
 
     mean: Tensor
     std: Tensor
-    kernel: Tensor
+    gaussian: Tensor
 
     def __init__(self, config: HeadConfig, names: tuple[str, ...], size_px: int) -> None:
         super().__init__()
@@ -52,7 +52,10 @@ class AnomalyHead(nn.Module):
         radius = math.floor(4 * config.sigma_px + 0.5)
         x = torch.arange(-radius, radius + 1, dtype=torch.float64)
         kernel = torch.exp(-0.5 * (x / config.sigma_px) ** 2)
-        self.register_buffer("kernel", (kernel / kernel.sum()).float(), persistent=False)
+        self.register_buffer("gaussian", smoothing(size_px, kernel / kernel.sum()), persistent=False)
+        for length in {size_px // stride for stride in (4, 8, 16)}:
+            matrix = upsampling(length, size_px, align_corners=True)
+            self.register_buffer(f"from_{length}", matrix, persistent=False)
 
     def learn(self, distances: Mapping[str, Features], region: Tensor | None) -> None:
         """Measures ``mean`` and ``std`` on distances of good validation frames, as ``forward`` takes them."""
@@ -67,14 +70,12 @@ class AnomalyHead(nn.Module):
         self.std.clamp_min_(1e-6)
 
     def resize(self, x: Tensor) -> Tensor:
-        """(N, 1, h, w) → (N, 1, S, S), bilinear with aligned corners as in the papers' code."""
-        return F.interpolate(x, size=(self.size_px, self.size_px), mode="bilinear", align_corners=True)
+        """(N, M, h, w) → (N, M, S, S), bilinear with aligned corners as in the papers' code; h, w S/4, S/8 or S/16."""
+        return on_both_axes(self.get_buffer(f"from_{x.shape[2]}"), x, self.get_buffer(f"from_{x.shape[3]}"))
 
     def blur(self, x: Tensor) -> Tensor:
-        """(N, 1, S, S) → the same, smoothed by two one-dimensional passes, edges repeated."""
-        radius = self.kernel.shape[0] // 2
-        x = F.pad(x, (radius, radius, radius, radius), mode="replicate")
-        return F.conv2d(F.conv2d(x, self.kernel.view(1, 1, -1, 1)), self.kernel.view(1, 1, 1, -1))
+        """(N, M, S, S) → the same, smoothed by a Gaussian, edges repeated."""
+        return on_both_axes(self.gaussian, x, self.gaussian)
 
     def forward(
         self, distances: Mapping[str, Features], region: Tensor | None
@@ -89,14 +90,14 @@ class AnomalyHead(nn.Module):
             anomaly_map (N, S, S), score (N), and by name the smoothed map of each modality (N, S, S); the
             modalities' maps add up to anomaly_map.
         """
-        maps = {}
-        for row, name in enumerate(self.names):
-            scales = distances[name]
-            # Divided before resizing, on fewer pixels; the means join as one constant at the end.
-            total = self.resize(scales[0] / self.std[row, 0])
-            for scale, x in enumerate(scales[1:], 1):
-                total = total + self.resize(x / self.std[row, scale])
-            total = total if region is None else total * region
-            maps[name] = (self.blur(total) - (self.mean[row] / self.std[row]).sum())[:, 0]
-        anomaly_map = torch.stack(list(maps.values())).sum(0) if len(maps) > 1 else next(iter(maps.values()))
+        # Divided before resizing, on fewer pixels; the means join as one constant at the end.
+        first, second, third = (
+            self.resize(torch.cat([distances[name][scale] for name in self.names], 1) / std.view(1, -1, 1, 1))
+            for scale, std in enumerate(self.std.T)
+        )
+        total = first + second + third
+        smooth = self.blur(total if region is None else total * region)
+        offsets = (self.mean / self.std).sum(1)
+        maps = {name: smooth[:, row] - offsets[row] for row, name in enumerate(self.names)}
+        anomaly_map = smooth.sum(1) - offsets.sum()
         return anomaly_map, anomaly_map.amax((1, 2)), maps

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from edge_ad.bundle import InputSpec
 from edge_ad.config import PreprocessConfig
 from edge_ad.models.backbones import BackboneSpec
+from edge_ad.models.resampling import on_both_axes, upsampling
 from edge_ad.settings import Settings
 
 NEAREST_M, FARTHEST_M = 1e-3, 1e4
@@ -83,6 +84,10 @@ class Preprocess(nn.Module):
         self.register_buffer("occupancy", torch.zeros(1, 1, self.size, self.size))
         # Where it was in any of them.
         self.register_buffer("reach", torch.ones(1, 1, self.size, self.size))
+        for level in range(1, config.hole_levels + 1):
+            length = self.size >> level
+            matrix = upsampling(length, self.size >> (level - 1), align_corners=False)
+            self.register_buffer(f"from_{length}", matrix, persistent=False)
         if spec.intrinsics is not None:
             self._register_rays(spec)
 
@@ -180,8 +185,9 @@ class Preprocess(nn.Module):
         filled = value / weight.clamp_min(1e-6)
         for value, weight in reversed(levels):
             confidence = weight.clamp(max=1)
-            if filled.shape[2:] != value.shape[2:]:
-                filled = F.interpolate(filled, size=value.shape[2:], mode="bilinear", align_corners=False)
+            if filled.shape[2] not in (1, value.shape[2]):  # a single pixel spreads by itself
+                upsample = self.get_buffer(f"from_{filled.shape[2]}")
+                filled = on_both_axes(upsample, filled, upsample)
             filled = value + (1 - confidence) * filled
         return filled
 
@@ -244,7 +250,8 @@ def _box_mean(x: Tensor, size: int) -> Tensor:
     if size == 1:
         return x
     radius = size // 2
-    return F.avg_pool2d(F.pad(x, (radius, radius, radius, radius), mode="replicate"), size, 1)
+    columns = F.avg_pool2d(F.pad(x, (0, 0, radius, radius), mode="replicate"), (size, 1), 1)
+    return F.avg_pool2d(F.pad(columns, (radius, radius, 0, 0), mode="replicate"), (1, size), 1)
 
 
 def _divisor(length: int, at_most: int) -> int:

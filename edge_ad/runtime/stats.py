@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, defaultdict, deque
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -77,13 +78,14 @@ class Statistics:
                 "inspected": self._decisions.total(),
                 "decisions": {decision.value: self._decisions[decision] for decision in Decision},
                 "fps": (len(self._marks_s) - 1) / elapsed_s if elapsed_s > 0 else 0.0,
-                "latency_ms": {stage: _percentiles(values) for stage, values in self._stages.items()},
+                "latency_ms": {stage: percentiles(values) for stage, values in self._stages.items()},
                 "dropped": {cause: self._dropped[cause] for cause in DROP_CAUSES},
                 "events": {name: self._events[name] for name in EVENTS},
                 "sink_errors": dict(self._sink_errors),
             }
 
 
-def _percentiles(values: deque[float]) -> dict[str, float]:
-    p50, p95, p99, largest = np.percentile(np.array(values), (50, 95, 99, 100))
+def percentiles(values: Collection[float]) -> dict[str, float]:
+    """p50, p95, p99 and max of at least one value; between two values they are interpolated."""
+    p50, p95, p99, largest = np.percentile(np.array(list(values)), (50, 95, 99, 100))
     return {"p50": float(p50), "p95": float(p95), "p99": float(p99), "max": float(largest)}

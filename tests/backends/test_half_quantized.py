@@ -172,3 +172,16 @@ def test_a_quantised_shortcut_has_the_type_of_what_it_is_added_to(scale: str, in
     feeds = {"x": np.random.default_rng(0).standard_normal((2, 8, 8, 8)).astype(np.float32)}
     expected = run_as_written(model, feeds)["y"]
     np.testing.assert_allclose(run_as_written(half.SerializeToString(), feeds)["y"], expected, atol=0.05)
+
+
+def test_nodes_out_of_order_are_put_into_it(quantized: bytes) -> None:
+    model = onnx.load_from_string(quantized)
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(model.graph.node)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    half = half_precision_model(model.SerializeToString())
+    onnx.checker.check_model(onnx.load_from_string(half), full_check=True)
+    feeds = make_feeds(1)
+    expected = run_as_written(half_precision_model(quantized), feeds)
+    for name, array in run_as_written(half, feeds).items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-5)

@@ -16,6 +16,7 @@ from edge_ad.backends.tensorrt.weakly_typed import with_float_weights
 from edge_ad.bundle import WEIGHTS
 from edge_ad.errors import EngineError
 from edge_ad.onnx_weights import with_weights
+from edge_ad.peaks import LAYERS, SIDES, gemm_model
 from tests.factories import make_feeds
 from tests.onnx_graphs import graph_from_text
 from tests.quantized_graphs import quantized_for_tensorrt
@@ -137,3 +138,8 @@ def test_missing_driver_is_an_error_before_the_builder(monkeypatch: pytest.Monke
     monkeypatch.setattr(loader, "require_driver", no_driver)
     with pytest.raises(EngineError, match="no NVIDIA driver"):
         plan_from_onnx(b"", source="model.onnx", precision="fp32")
+
+
+def test_the_product_of_a_benchmark_builds_and_is_not_folded() -> None:
+    plan = plan_from_onnx(gemm_model(SIDES[0], integer=False), source="product", precision="fp32")
+    assert len(plan) > LAYERS * 4 * SIDES[0] ** 2, "the weights are in it"

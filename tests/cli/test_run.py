@@ -21,7 +21,7 @@ import tifffile
 from edge_ad.backends.onnxruntime import OnnxRuntimeBackend
 from edge_ad.bundle import read_bundle
 from edge_ad.cameras.synthetic import SyntheticCamera
-from edge_ad.engine import build_engine
+from edge_ad.engine_build import build_engine
 from edge_ad.errors import CameraError
 from edge_ad.types import CameraInfo
 from tests.cli.command_line import MAIN, edge_ad, start

@@ -13,7 +13,7 @@ from edge_ad.bundle import Threshold, read_bundle
 from edge_ad.cli.threshold_scores import GoodScores
 from edge_ad.data import Dataset
 from edge_ad.data.synthetic import write_synthetic
-from edge_ad.engine import build_engine
+from edge_ad.engine_build import build_engine
 from edge_ad.models.checkpoint import read_checkpoint
 from edge_ad.predictor import open_predictor
 from tests.cli.command_line import Outcome, edge_ad

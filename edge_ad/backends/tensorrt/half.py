@@ -21,6 +21,7 @@ when a constant is used on both sides of the list, as exporters like to do.
 
 from __future__ import annotations
 
+from graphlib import TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,9 @@ def half_precision_model(model: bytes) -> bytes:
         MissingExtraError: the package ``onnx`` is not installed.
     """
     onnx: Any = require("onnx", extra="tensorrt")
-    proto = onnx.shape_inference.infer_shapes(onnx.load_from_string(model))
+    proto = onnx.load_from_string(model)
+    sort_nodes(proto.graph)
+    proto = onnx.shape_inference.infer_shapes(proto)
     _Rewriter(onnx, proto.graph).run()
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in proto.graph.node):
         for opset in proto.opset_import:
@@ -67,8 +70,20 @@ def half_precision_model(model: bytes) -> bytes:
     return rewritten
 
 
+def sort_nodes(graph: Any) -> None:
+    """Puts nodes into order of execution, which ONNX demands and who adds Q/DQ nodes may not have kept."""
+    makers = {output: index for index, node in enumerate(graph.node) for output in node.output if output}
+    needs = {index: [makers[name] for name in node.input if name in makers] for index, node in enumerate(graph.node)}
+    if all(maker < index for index, read in needs.items() for maker in read):
+        return
+    nodes = [graph.node[index] for index in TopologicalSorter(needs).static_order()]
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
 class _Rewriter:
-    """One pass over the nodes, which ONNX keeps in order of execution.
+    """One pass over the nodes, in order of execution.
 
     Of a float tensor ``x``, the graph holds the float32 value as ``x``, the float16 value as ``x__half``,
     or both; a cast is added where the first reader wants what is not there yet. What DequantizeLinear gives

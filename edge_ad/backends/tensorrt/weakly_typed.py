@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edge_ad.backends.base import QUANTIZED, Precision
-from edge_ad.backends.tensorrt.half import HALF_SUFFIX
+from edge_ad.backends.tensorrt.half import HALF_SUFFIX, sort_nodes
 from edge_ad.extras import require
 
 
@@ -69,6 +69,7 @@ def with_float_weights(model: bytes) -> bytes:
     """
     onnx: Any = require("onnx", extra="tensorrt")
     proto = onnx.load_from_string(model)
+    sort_nodes(proto.graph)
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     nodes = []
     for node in proto.graph.node:

@@ -1,0 +1,221 @@
+"""One way to run a model on this box: built, opened, tried on the golden samples, judged by the gate, timed."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from edge_ad.backends import backend_class
+from edge_ad.backends.base import QUANTIZED, EngineBackend, Precision, Progress
+from edge_ad.backends.golden import check_golden, read_golden_inputs
+from edge_ad.backends.onnxruntime import OnnxRuntimeBackend
+from edge_ad.bundle import Bundle, golden_name, model_name
+from edge_ad.data import Dataset
+from edge_ad.data.digest import frames_digest
+from edge_ad.engine import Candidate
+from edge_ad.errors import DataError, EngineError
+from edge_ad.feeds import feeds_from_frame
+from edge_ad.quantization.calibration import CalibrationSet
+from edge_ad.quantization.gate import Gate, Labelled, Run
+from edge_ad.quantization.graph import quantized_model
+from edge_ad.quantization.lint import lint
+from edge_ad.quantization.ranges import RangeMethod, Ranges, ranges_of
+from edge_ad.quantization.sensitivity import search
+from edge_ad.types import AnyArray, Backend, BoolArray
+
+WARM_UP, ROUNDS = 3, 15
+SEARCH_BUDGET_S = 240.0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What engines are judged by, beside the golden samples.
+
+    Attributes:
+        calibration: the set, whose gate frames are judged.
+        ranges: how ranges are measured on its other frames.
+        defects: a test set with masks at the network's size, and its digest.
+    """
+
+    calibration: CalibrationSet | None = None
+    ranges: RangeMethod = "minmax"
+    defects: Labelled | None = None
+    defects_digest: str = ""
+
+
+@dataclass
+class Build:
+    """One model in one operating mode, on its way to an engine."""
+
+    bundle: Bundle
+    mode: str
+    max_batch: int
+    evidence: Evidence
+    progress: Progress
+    model: bytes = field(init=False)
+    gate: Gate | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.model = self.bundle.model(self.mode)
+        self.source = str(self.bundle.directory / model_name(self.mode))
+        self.names = [tensor.name for tensor in self.bundle.mode(self.mode).inputs]
+        self.gate = None
+        frames = self.evidence.calibration
+        if frames is not None:
+            frames.check_fits(self.bundle)
+            self.progress("judging the gate's frames in fp32")
+            threshold = self.bundle.thresholds.modes.get(self.mode)
+            with closing(OnnxRuntimeBackend.open(self.model, source=self.source)) as reference:
+                self.gate = Gate(
+                    reference.run,
+                    list(frames.feeds("gate", self.names)),
+                    None if threshold is None else threshold.value,
+                    self.evidence.defects,
+                )
+
+    def candidate(self, backend: str, precision: Precision) -> tuple[Candidate, bytes]:
+        """Builds and judges one; its payload is empty where it cannot be used."""
+        kind, tried = backend_class(backend), Candidate(backend=backend, precision=precision)
+        try:
+            if precision in QUANTIZED:
+                return self._quantized(kind, tried)
+            self.progress(f"{backend} {precision}: building")
+            payload = self._payload(kind, precision, self.model)
+            gate = None if precision == "fp32" else self.gate
+            return self._judged(kind, tried, payload, gate)
+        except EngineError as error:
+            return tried.model_copy(update={"refused": str(error)}), b""
+
+    def _judged(
+        self, kind: type[EngineBackend], tried: Candidate, payload: bytes, gate: Gate | None
+    ) -> tuple[Candidate, bytes]:
+        """The candidate with the gate's report; without its payload where it does not pass."""
+        self.progress(f"{tried.backend} {tried.precision}: judging")
+        with self._opened(kind, tried.precision, payload) as run:
+            report = None if gate is None else gate.report(run)
+        if report is None or report.passed:
+            return tried.model_copy(update={"gate": report}), payload
+        return tried.model_copy(update={"gate": report, "refused": "; ".join(report.failed)}), b""
+
+    def _quantized(self, kind: type[EngineBackend], tried: Candidate) -> tuple[Candidate, bytes]:
+        """All layers in INT8, or as many as pass the gate."""
+        gate, ranges = self.gate, self._ranges(tried)
+        assert gate is not None, "quantised engines are planned only where a calibration set is"
+
+        def judged(kept: Collection[str]) -> tuple[Candidate, bytes]:
+            payload = self._payload(kind, tried.precision, self._quantized_model(kind, ranges, kept))
+            return self._judged(kind, tried, payload, gate)
+
+        @contextmanager
+        def opened(kept: Collection[str]) -> Iterator[Run]:
+            model = self._quantized_model(kind, ranges, kept)
+            # Where building takes minutes, ONNX Runtime computes what the graph says, node by node.
+            with closing(
+                OnnxRuntimeBackend(model, source=self.source, optimize=False)
+                if kind.quantization == "tensorrt"
+                else kind.open(model, source=self.source, precision=tried.precision)
+            ) as backend:
+                yield backend.run
+
+        self.progress(f"{tried.backend} {tried.precision}: building")
+        candidate, payload = judged(())
+        if payload:
+            return candidate, payload
+        told = f"{tried.backend} {tried.precision}: not all layers pass; "
+        found = search(
+            self.model, gate, opened, budget_s=SEARCH_BUDGET_S, progress=lambda text: self.progress(told + text)
+        )
+        if found is None:
+            return candidate, payload
+        candidate, payload = judged(found.kept)
+        errors = {name: round(value, 6) for name, value in found.errors.items()}
+        return candidate.model_copy(update={"kept": found.kept, "sensitivity": errors}), payload
+
+    def _ranges(self, tried: Candidate) -> Ranges:
+        frames = self.evidence.calibration
+        assert frames is not None
+        total = len(frames.recipe.calibration)
+        return ranges_of(
+            self.model,
+            frames,
+            self.names,
+            self.evidence.ranges,
+            lambda done: self.progress(f"{tried.backend} {tried.precision}: ranges of {done} of {total} frames"),
+        )
+
+    def _quantized_model(self, kind: type[EngineBackend], ranges: Ranges, kept: Collection[str]) -> bytes:
+        model = quantized_model(self.model, ranges, kind.quantization, kept)
+        for finding in lint(model, kind.quantization)[:1]:
+            raise EngineError(
+                f"the quantised {self.source} breaks the rule {finding.rule}",
+                why=f"{finding.node}: {finding.what} ({finding.why})",
+                remedy="report this; until then use another precision",
+            )
+        return model
+
+    def _payload(self, kind: type[EngineBackend], precision: Precision, model: bytes) -> bytes:
+        return kind.build(
+            model, source=self.source, precision=precision, max_batch=self.max_batch, progress=self.progress
+        )
+
+    @contextmanager
+    def _opened(self, kind: type[EngineBackend], precision: Precision, payload: bytes) -> Iterator[Run]:
+        """The engine, after it has given the golden answers."""
+        with closing(kind.open(payload, source=self.source, precision=precision)) as backend:
+            check_golden(backend, self.bundle.directory / golden_name(self.mode), precision, self.max_batch)
+            yield backend.run
+
+    def timed(self, built: Sequence[tuple[Candidate, bytes]]) -> list[float]:
+        """Median milliseconds of each, all taking turns, so that a busy machine slows all alike."""
+        feeds = {
+            name: array[:1]
+            for name, array in read_golden_inputs(self.bundle.directory / golden_name(self.mode)).items()
+        }
+        backends: list[Backend] = []
+        times: list[list[float]] = [[] for _ in built]
+        try:
+            for candidate, payload in built:
+                kind = backend_class(candidate.backend)
+                backends.append(kind.open(payload, source=self.source, precision=candidate.precision))
+            for index in range(WARM_UP + ROUNDS):
+                for backend, kept in zip(backends, times, strict=True):
+                    started = time.perf_counter_ns()
+                    backend.run(feeds)
+                    if index >= WARM_UP:
+                        kept.append((time.perf_counter_ns() - started) / 1e6)
+        finally:
+            for backend in backends:
+                backend.close()
+        return [statistics.median(values) for values in times]
+
+
+def defects_from_dataset(bundle: Bundle, mode: str, dataset: Dataset) -> tuple[Labelled, str]:
+    """The test split of a data set to judge by, masks at the network's size, and its digest.
+
+    Raises:
+        DataError: it has no test split with good and defective parts, a mask is missing, or a frame does not fit.
+    """
+    spec, info = bundle.manifest.input, bundle.mode(mode)
+    names = [tensor.name for tensor in info.inputs]
+    size = next(tensor.shape for tensor in info.outputs if tensor.name == "anomaly_map")[1:]
+    items = list(dataset.frames("test"))
+    feeds: list[Mapping[str, AnyArray]] = []
+    masks: list[BoolArray | None] = []
+    for item in items:
+        feeds.append(feeds_from_frame(item.frame, spec, names))
+        if not item.is_anomalous:
+            masks.append(None)
+            continue
+        if item.gt_mask is None:
+            raise DataError(f"{item.path} has no mask", why="the gate compares AUPRO", remedy="add its mask to gt/")
+        mask = spec.roi.crop(item.gt_mask).astype(np.float32)
+        masks.append(cv2.resize(mask, (int(size[1] or 0), int(size[0] or 0)), interpolation=cv2.INTER_AREA) > 0)
+    if not any(mask is None for mask in masks) or all(mask is None for mask in masks):
+        raise DataError(f"{dataset.root} cannot judge", why="its test split needs good and defective parts")
+    return Labelled(feeds, masks), frames_digest(items)
