@@ -152,11 +152,11 @@ def _progress_monitor(trt: ModuleType, progress: Progress) -> Any:
             self.phases.pop(phase_name, None)
 
         def _tell(self) -> None:
-            first, last = next(iter(self.phases)), next(reversed(self.phases))
-            parts = [f"{name} ({done} of {steps})" for name, (done, steps) in self.phases.items()]
+            phases = list(self.phases.items())  # a copy, as TensorRT may call from several threads
+            parts = [f"{name} ({done} of {steps})" for name, (done, steps) in (phases[:1] + phases[1:][-1:])]
             try:
                 if self.failure is None:
-                    progress(parts[0] if first == last else f"{parts[0]}: {parts[-1]}")
+                    progress(": ".join(parts))
             except BaseException as error:
                 self.failure = error
 
