@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import cv2
 import numpy as np
 
 from edge_ad.backends import backend_class
-from edge_ad.backends.base import QUANTIZED, EngineBackend, Precision, Progress
+from edge_ad.backends.base import QUANTIZED, EngineBackend, Precision, Progress, QuantizationStyle
 from edge_ad.backends.golden import check_golden, read_golden_inputs
 from edge_ad.backends.onnxruntime import OnnxRuntimeBackend
 from edge_ad.bundle import Bundle, golden_name, model_name
@@ -26,8 +27,8 @@ from edge_ad.quantization.gate import Gate, Labelled, Run
 from edge_ad.quantization.graph import quantized_model
 from edge_ad.quantization.lint import lint
 from edge_ad.quantization.ranges import RangeMethod, Ranges, ranges_of
-from edge_ad.quantization.sensitivity import search
-from edge_ad.types import AnyArray, Backend, BoolArray
+from edge_ad.quantization.sensitivity import Sweep, convolutions, layers_to_keep, sweep
+from edge_ad.types import AnyArray, BoolArray
 
 WARM_UP, ROUNDS = 3, 15
 SEARCH_BUDGET_S = 240.0
@@ -60,6 +61,7 @@ class Build:
     progress: Progress
     model: bytes = field(init=False)
     gate: Gate | None = field(init=False)
+    _sweeps: dict[QuantizationStyle, Sweep] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.model = self.bundle.model(self.mode)
@@ -80,62 +82,72 @@ class Build:
                 )
 
     def candidate(self, backend: str, precision: Precision) -> tuple[Candidate, bytes]:
-        """Builds and judges one; its payload is empty where it cannot be used."""
+        """Builds and judges one way to run the model, with all layers in its precision.
+
+        Returns:
+            What was found out, and the payload; that is there also where the gate was not passed.
+        """
         kind, tried = backend_class(backend), Candidate(backend=backend, precision=precision)
+        self.progress(f"{backend} {precision}: building")
         try:
-            if precision in QUANTIZED:
-                return self._quantized(kind, tried)
-            self.progress(f"{backend} {precision}: building")
-            payload = self._payload(kind, precision, self.model)
-            gate = None if precision == "fp32" else self.gate
-            return self._judged(kind, tried, payload, gate)
+            return self._judged(kind, tried)
         except EngineError as error:
             return tried.model_copy(update={"refused": str(error)}), b""
 
-    def _judged(
-        self, kind: type[EngineBackend], tried: Candidate, payload: bytes, gate: Gate | None
-    ) -> tuple[Candidate, bytes]:
-        """The candidate with the gate's report; without its payload where it does not pass."""
-        self.progress(f"{tried.backend} {tried.precision}: judging")
-        with self._opened(kind, tried.precision, payload) as run:
-            report = None if gate is None else gate.report(run)
-        if report is None or report.passed:
-            return tried.model_copy(update={"gate": report}), payload
-        return tried.model_copy(update={"gate": report, "refused": "; ".join(report.failed)}), b""
+    def mended(self, candidate: Candidate) -> tuple[Candidate, bytes]:
+        """A quantised candidate that did not pass, with as many layers back in floating point as it takes.
 
-    def _quantized(self, kind: type[EngineBackend], tried: Candidate) -> tuple[Candidate, bytes]:
-        """All layers in INT8, or as many as pass the gate."""
-        gate, ranges = self.gate, self._ranges(tried)
-        assert gate is not None, "quantised engines are planned only where a calibration set is"
-
-        def judged(kept: Collection[str]) -> tuple[Candidate, bytes]:
-            payload = self._payload(kind, tried.precision, self._quantized_model(kind, ranges, kept))
-            return self._judged(kind, tried, payload, gate)
+        Returns:
+            What was found out, and the payload; the candidate as it was and nothing where half of the layers
+            are not enough.
+        """
+        kind, label = backend_class(candidate.backend), f"{candidate.backend} {candidate.precision}"
+        gate, layers = self._gate(), convolutions(self.model)
 
         @contextmanager
         def opened(kept: Collection[str]) -> Iterator[Run]:
-            model = self._quantized_model(kind, ranges, kept)
+            model = self._model(kind, candidate, kept)
             # Where building takes minutes, ONNX Runtime computes what the graph says, node by node.
             with closing(
                 OnnxRuntimeBackend(model, source=self.source, optimize=False)
                 if kind.quantization == "tensorrt"
-                else kind.open(model, source=self.source, precision=tried.precision)
+                else kind.open(model, source=self.source, precision=candidate.precision)
             ) as backend:
                 yield backend.run
 
-        self.progress(f"{tried.backend} {tried.precision}: building")
-        candidate, payload = judged(())
-        if payload:
-            return candidate, payload
-        told = f"{tried.backend} {tried.precision}: not all layers pass; "
-        found = search(
-            self.model, gate, opened, budget_s=SEARCH_BUDGET_S, progress=lambda text: self.progress(told + text)
-        )
-        if found is None:
-            return candidate, payload
-        candidate, payload = judged(found.kept)
+        def told(text: str) -> None:
+            self.progress(f"{label} does not pass; {text}")
+
+        if kind.quantization not in self._sweeps:
+            self._sweeps[kind.quantization] = sweep(layers, gate, opened, budget_s=SEARCH_BUDGET_S, progress=told)
+        found = self._sweeps[kind.quantization]
+        kept = layers_to_keep(found, len(layers), gate, opened, told)
+        if kept is None:
+            return candidate, b""
+        mended, payload = self._judged(kind, candidate.model_copy(update={"refused": ""}), kept)
         errors = {name: round(value, 6) for name, value in found.errors.items()}
-        return candidate.model_copy(update={"kept": found.kept, "sensitivity": errors}), payload
+        return mended.model_copy(update={"kept": kept, "sensitivity": errors}), payload
+
+    def _judged(
+        self, kind: type[EngineBackend], tried: Candidate, kept: Collection[str] = ()
+    ) -> tuple[Candidate, bytes]:
+        payload = kind.build(
+            self._model(kind, tried, kept),
+            source=self.source,
+            precision=tried.precision,
+            max_batch=self.max_batch,
+            progress=self.progress,
+        )
+        with self._opened(kind, tried.precision, payload) as run:
+            if tried.precision == "fp32" or self.gate is None:
+                return tried, payload
+            self.progress(f"{tried.backend} {tried.precision}: judging")
+            report = self.gate.report(run)
+        return tried.model_copy(update={"gate": report, "refused": "; ".join(report.failed)}), payload
+
+    def _gate(self) -> Gate:
+        assert self.gate is not None, "quantised engines are planned only where a calibration set is"
+        return self.gate
 
     def _ranges(self, tried: Candidate) -> Ranges:
         frames = self.evidence.calibration
@@ -149,8 +161,11 @@ class Build:
             lambda done: self.progress(f"{tried.backend} {tried.precision}: ranges of {done} of {total} frames"),
         )
 
-    def _quantized_model(self, kind: type[EngineBackend], ranges: Ranges, kept: Collection[str]) -> bytes:
-        model = quantized_model(self.model, ranges, kind.quantization, kept)
+    def _model(self, kind: type[EngineBackend], tried: Candidate, kept: Collection[str]) -> bytes:
+        """The graph as the backend takes it."""
+        if tried.precision not in QUANTIZED:
+            return self.model
+        model = quantized_model(self.model, self._ranges(tried), kind.quantization, kept)
         for finding in lint(model, kind.quantization)[:1]:
             raise EngineError(
                 f"the quantised {self.source} breaks the rule {finding.rule}",
@@ -159,11 +174,6 @@ class Build:
             )
         return model
 
-    def _payload(self, kind: type[EngineBackend], precision: Precision, model: bytes) -> bytes:
-        return kind.build(
-            model, source=self.source, precision=precision, max_batch=self.max_batch, progress=self.progress
-        )
-
     @contextmanager
     def _opened(self, kind: type[EngineBackend], precision: Precision, payload: bytes) -> Iterator[Run]:
         """The engine, after it has given the golden answers."""
@@ -171,28 +181,37 @@ class Build:
             check_golden(backend, self.bundle.directory / golden_name(self.mode), precision, self.max_batch)
             yield backend.run
 
-    def timed(self, built: Sequence[tuple[Candidate, bytes]]) -> list[float]:
-        """Median milliseconds of each, all taking turns, so that a busy machine slows all alike."""
-        feeds = {
-            name: array[:1]
-            for name, array in read_golden_inputs(self.bundle.directory / golden_name(self.mode)).items()
-        }
-        backends: list[Backend] = []
-        times: list[list[float]] = [[] for _ in built]
-        try:
-            for candidate, payload in built:
-                kind = backend_class(candidate.backend)
-                backends.append(kind.open(payload, source=self.source, precision=candidate.precision))
-            for index in range(WARM_UP + ROUNDS):
-                for backend, kept in zip(backends, times, strict=True):
-                    started = time.perf_counter_ns()
-                    backend.run(feeds)
-                    if index >= WARM_UP:
-                        kept.append((time.perf_counter_ns() - started) / 1e6)
-        finally:
-            for backend in backends:
-                backend.close()
-        return [statistics.median(values) for values in times]
+    def timed(self, built: Sequence[tuple[Candidate, bytes]]) -> list[tuple[Candidate, bytes]]:
+        """The same with their median milliseconds; all take turns, so that a busy machine slows all alike."""
+        golden = read_golden_inputs(self.bundle.directory / golden_name(self.mode))
+        feeds = {name: array[:1] for name, array in golden.items()}
+        self.progress("timing")
+        with ExitStack() as stack:
+            backends = [
+                stack.enter_context(
+                    closing(backend_class(one.backend).open(payload, source=self.source, precision=one.precision))
+                )
+                for one, payload in built
+                if payload
+            ]
+            times = interleaved_ms([partial(backend.run, feeds) for backend in backends])
+        medians = iter([statistics.median(values) for values in times])
+        return [
+            (one.model_copy(update={"median_ms": round(next(medians), 3)}) if payload else one, payload)
+            for one, payload in built
+        ]
+
+
+def interleaved_ms(steps: Sequence[Callable[[], object]]) -> list[list[float]]:
+    """Milliseconds of each step, in turns, after some rounds to warm up."""
+    times: list[list[float]] = [[] for _ in steps]
+    for index in range(WARM_UP + ROUNDS):
+        for step, kept in zip(steps, times, strict=True):
+            started = time.perf_counter_ns()
+            step()
+            if index >= WARM_UP:
+                kept.append((time.perf_counter_ns() - started) / 1e6)
+    return times
 
 
 def defects_from_dataset(bundle: Bundle, mode: str, dataset: Dataset) -> tuple[Labelled, str]:

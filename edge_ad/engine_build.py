@@ -7,6 +7,7 @@ worst layers back in floating point until it does. Those that are left are timed
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -97,23 +98,39 @@ def build_engine(
             directory, key, engine.manifest.candidates, contents_of(bundle, mode, kind.payload_name, payload)
         )
     build = Build(bundle, mode, max_batch, evidence, progress or _silent)
-    built = [build.candidate(*one) for one in planned]
-    usable = [one for one in built if one[1]]
-    if not usable and any(name in QUANTIZED for _, name in planned):
-        built += [build.candidate(*one) for one in _in_its_place(backends)]
-        usable = [one for one in built if one[1]]
-    if not usable:
-        reasons = "; ".join(f"{one.backend} {one.precision}: {one.refused}" for one, _ in built)
-        raise EngineError(
-            f"no engine of {bundle.directory} can be used here", why=reasons, remedy="use --precision fp32"
-        )
-    times = build.timed(usable) if len(usable) > 1 else [None]
-    timed = {one[0].backend + one[0].precision: milliseconds for one, milliseconds in zip(usable, times, strict=True)}
-    candidates = tuple(one.model_copy(update={"median_ms": timed.get(one.backend + one.precision)}) for one, _ in built)
-    chosen, payload = min(zip(usable, times, strict=True), key=lambda pair: pair[1] or 0.0)[0]
+    candidates, chosen, payload = _fastest(build, planned, backends)
     key = _key(bundle, chosen, request, mode, max_batch)
     name = backend_class(chosen.backend).payload_name
     return install_engine(directory, key, candidates, contents_of(bundle, mode, name, payload))
+
+
+def _fastest(
+    build: Build, planned: Sequence[tuple[str, Precision]], backends: Sequence[str]
+) -> tuple[tuple[Candidate, ...], Candidate, bytes]:
+    """Tries all that is planned; what was found out, the fastest that can be used, and its payload.
+
+    Raises:
+        EngineError: none can be used.
+    """
+    built = build.timed([build.candidate(*one) for one in planned])
+    for index, (candidate, _) in sorted(enumerate(built), key=lambda item: item[1][0].median_ms or 0.0):
+        refused = candidate.refused and candidate.gate is not None and candidate.precision in QUANTIZED
+        best = min((one.median_ms or 0.0 for one, _ in built if not one.refused), default=math.inf)
+        # With layers back in floating point it would be slower still.
+        if refused and (candidate.median_ms or 0.0) < best:
+            built[index] = build.mended(candidate)
+            if not built[index][0].refused:
+                built = build.timed(built)
+    if all(one.refused for one, _ in built) and any(one in QUANTIZED for _, one in planned):
+        built += build.timed([build.candidate(*one) for one in _in_its_place(backends)])
+    usable = [one for one in built if not one[0].refused]
+    if not usable:
+        reasons = "; ".join(f"{one.backend} {one.precision}: {one.refused}" for one, _ in built)
+        raise EngineError(
+            f"no engine of {build.bundle.directory} can be used here", why=reasons, remedy="use --precision fp32"
+        )
+    chosen, payload = min(usable, key=lambda pair: pair[0].median_ms or 0.0)
+    return tuple(one for one, _ in built), chosen, payload
 
 
 def _planned(backends: Sequence[str], precision: PrecisionName, *, judged: bool) -> list[tuple[str, Precision]]:

@@ -60,13 +60,15 @@ def locked(path: Path) -> Iterator[None]:
 def replace_directory(new: Path, directory: Path) -> None:
     """Puts ``new`` in the place of ``directory`` by renaming; if that fails, the old one is back.
 
+    The old one is beside ``new`` until it is gone.
+
     Raises:
         OSError: it cannot be renamed.
     """
     if not directory.exists():
         new.replace(directory)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old-", dir=directory.parent))
+    old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old-", dir=new.parent))
     directory.replace(old)
     try:
         new.replace(directory)

@@ -1,4 +1,4 @@
-"""A frame in, an anomaly result out, whatever runs the model: checkpoint, bundle or engine."""
+"""A frame in, an anomaly result out, whatever runs the model: checkpoint, bundle, engine or a server."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_ad.backends.kserve import open_served
+from edge_ad.backends.kserve_uri import ServedModelUri
 from edge_ad.backends.onnxruntime import OnnxRuntimeBackend
 from edge_ad.bundle import (
     FULL,
@@ -107,18 +109,27 @@ class Predictor:
         self.backend.close()
 
 
-def open_predictor(path: Path, mode: str | None = None) -> Predictor:
-    """Opens a run's directory or checkpoint, a bundle or one of its graphs, or an engine.
+def is_uri(model: str | Path) -> bool:
+    """Whether a model is named by the URI of a server that runs it, and not by its path."""
+    return "://" in str(model)
+
+
+def open_predictor(model: str | Path, mode: str | None = None) -> Predictor:
+    """Opens a run's directory or checkpoint, a bundle or one of its graphs, an engine, or a served model.
 
     Args:
-        path: of the model.
+        model: its path, or a URI as in ``edge_ad.backends.kserve_uri``.
         mode: the operating mode; by default all sensors, or what an engine or a graph was made for.
 
     Raises:
+        ConfigError: the URI cannot be understood.
         DataError: the path is none of these.
-        ModelError: it is one, but damaged or not for this box, or has no such mode.
-        MissingExtraError: it is a checkpoint and torch is not installed.
+        ModelError: it is one, but damaged or not for this box, or has no such mode; or the server does not run it.
+        MissingExtraError: it is a checkpoint and torch is not installed, or served and its client is not.
     """
+    if is_uri(model):
+        return _served(ServedModelUri.parse(str(model)), mode)
+    path = Path(model)
     directory = path.parent if path.name == MODEL else path
     if (directory / ENGINE).is_file():
         engine, backend = load_engine(directory, mode)
@@ -147,6 +158,12 @@ def open_predictor(path: Path, mode: str | None = None) -> Predictor:
         why="it is not there" if not path.exists() else f"it holds neither {ENGINE} nor {MANIFEST} nor a checkpoint",
         remedy="give a run of 'edge-ad train', a bundle of 'edge-ad export', or an engine of 'edge-ad build-engine'",
     )
+
+
+def _served(uri: ServedModelUri, mode: str | None) -> Predictor:
+    backend, bundle, mode = open_served(uri, mode)
+    described = _described(bundle.manifest, mode, f"{backend.name} {uri.precision}")
+    return Predictor(backend, bundle.manifest.input, bundle.thresholds, bundle.digest, described, mode)
 
 
 def _described(manifest: Manifest, mode: str, runtime: str) -> str:

@@ -156,7 +156,7 @@ def resign(directory: Path) -> None:
         pytest.param(_edit(driver="999"), "not signed by this box", id="edited driver"),
         pytest.param(_edit(mac="0" * 64), "not signed by this box", id="edited signature"),
         pytest.param(_edit(mac="\u00e9"), "not signed by this box", id="signature of other letters"),
-        pytest.param(_edit(schema_version=2), "schema_version is not valid", id="other schema"),
+        pytest.param(_edit(schema_version=3), "schema_version is not valid", id="other schema"),
         pytest.param(_edit(surprise=1), "there is no setting surprise", id="unknown field"),
         pytest.param(lambda d: (d / "engine.json").write_text("{"), "the content is not valid", id="not JSON"),
         pytest.param(_other_bundle, "built from another bundle", id="other bundle"),

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-from edge_ad import backends
 from edge_ad.backends.base import BoxFacts, Precision, Progress, QuantizationStyle
 from edge_ad.backends.onnxruntime import OnnxRuntimeBackend
 from edge_ad.backends.tensorrt import device_memory
@@ -142,7 +141,3 @@ def test_an_engine_that_takes_the_process_with_it_is_not_tried_again(engines: An
     LikeTensorRT.fails.clear()
     assert not engines.check_all(output, "tensorrt", plan(engines, "fp16"), float("inf"))
     assert LikeTensorRT.built[-2:] == [("fp16", 1), ("fp16", 2)], "batch 1 before the interruption, batch 2 after it"
-
-
-def test_the_stand_in_is_known_to_no_one_else() -> None:
-    assert backends.backend_class("tensorrt").__name__ == "TensorRTBackend"

@@ -17,6 +17,7 @@ from edge_ad.bundle import read_bundle
 from edge_ad.data import Dataset
 from edge_ad.engine_build import build_engine
 from edge_ad.predictor import open_predictor
+from tests.factories import make_bundle
 
 PACKAGE = Path(__file__).parents[1] / "edge_ad"
 
@@ -58,6 +59,8 @@ LAYERS = (
         "report",
         "export",
         "runtime",
+        "triton",
+        "triton_config",
         "verification",
         "benchmark",
         "benchmark_figures",
@@ -119,6 +122,7 @@ VENDORS = {
         "peaks.py",
     },
     "google": {"graph_cost.py", "onnx_weights.py"},
+    "tritonclient": {"backends/kserve.py"},
 }
 """The only files that import a runtime or SDK."""
 
@@ -244,7 +248,18 @@ def test_each_sdk_has_its_file(vendor: str) -> None:
     assert found == VENDORS[vendor]
 
 
-BLOCKED = ["torch", "onnx", "onnxscript", "pyrealsense2", "ray", "tensorrt", "tensorrt_rtx", "pycuda", "cuda"]
+BLOCKED = [
+    "torch",
+    "onnx",
+    "onnxscript",
+    "pyrealsense2",
+    "ray",
+    "tensorrt",
+    "tensorrt_rtx",
+    "pycuda",
+    "cuda",
+    "tritonclient",
+]
 
 ON_THE_LINE = f"""
 import sys
@@ -263,7 +278,6 @@ print(edge_ad.predictor.open_predictor(Path(sys.argv[1]))(frame).score)
 
 WITHOUT_EXTRAS = f"""
 import sys
-from pathlib import Path
 
 for name in {BLOCKED!r}:
     sys.modules[name] = None
@@ -271,13 +285,13 @@ from edge_ad.errors import MissingExtraError
 from edge_ad.predictor import open_predictor
 
 try:
-    open_predictor(Path(sys.argv[1]))
+    open_predictor(sys.argv[1])
 except MissingExtraError as error:
     print(error)
 """
 
 
-def run(code: str, *arguments: Path) -> str:
+def run(code: str, *arguments: str | Path) -> str:
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
@@ -288,6 +302,11 @@ def test_the_line_runs_without_torch_and_sdks(
     build_engine(read_bundle(bundle_directory), tmp_path / "engine", backend="onnxruntime", precision="fp32")
     expected = open_predictor(tmp_path / "engine")(dataset.frames("test")[0].frame).score
     np.testing.assert_allclose(float(run(ON_THE_LINE, tmp_path / "engine", synthetic_root)), expected, rtol=1e-5)
+
+
+def test_a_served_model_without_its_client_names_the_extra(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle").directory
+    assert "pip install 'edge-ad[triton]'" in run(WITHOUT_EXTRAS, f"grpc://127.0.0.1:1/lid?bundle={bundle}")
 
 
 def test_a_checkpoint_without_torch_names_the_extra(rd_run: Path) -> None:

@@ -26,6 +26,7 @@ COMMANDS = (
     "verify",
     "benchmark",
     "engines",
+    "export-triton",
     "run",
 )
 """Command → module of this package (with _ for -) and its function ``command``, or its ``app`` of several."""

@@ -14,16 +14,20 @@ from rich.table import Table
 from edge_ad.bundle import FULL
 from edge_ad.cli.console import notes, print_json, progress_bar, results
 from edge_ad.data import open_dataset
+from edge_ad.errors import ConfigError
 from edge_ad.evaluation import METRIC_TITLES, Evaluation, evaluate
 from edge_ad.files import write_bytes
 from edge_ad.intervals import Interval
-from edge_ad.predictor import open_predictor
+from edge_ad.predictor import is_uri, open_predictor
 from edge_ad.report.page import report_html
 from edge_ad.visualization import write_png
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Run, checkpoint, bundle, model.onnx or engine.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="Run, checkpoint, bundle, model.onnx, engine, or grpc://… of a server."),
+    ],
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Data set with a test split.")],
     category: Annotated[str | None, typer.Option(help="Folder of DATA, where it holds several products.")] = None,
     output: Annotated[
@@ -44,6 +48,8 @@ def command(
 
     Example: edge-ad evaluate runs/lid captures/lid
     """
+    if output is None and is_uri(model):
+        raise ConfigError(f"{model} is on a server, which keeps no results", remedy="add --output DIRECTORY")
     dataset = open_dataset(data, category=category)
     frames = dataset.frames("test")
     predictor = open_predictor(model, mode)
@@ -56,10 +62,7 @@ def command(
             lambda done, total: bar.update(task, completed=done, total=total),
             roi=predictor.spec.roi,
         )
-    # An engine's and a bundle's directory hold only what their manifests list, so results go beside them.
-    root = (model.parent if model.is_file() else model).resolve()
-    is_run = (root / "checkpoint.safetensors").is_file()
-    place = output or (root if is_run else root.with_name(f"{root.name}-evaluation"))
+    place = output or _place(Path(model))
     if output is None and predictor.mode != FULL:
         place = place / predictor.mode  # an export takes along what was found with all sensors
     write_bytes(place / "evaluation.json", json.dumps(evaluation.report(), indent=1).encode())
@@ -78,6 +81,13 @@ def command(
     print_evaluation(evaluation, f"{dataset.category}, {predictor.description}")
     files = escape(f"{place}/report.html, contact_sheet.png and evaluation.json")
     notes.print(f"[green]evaluated[/] {len(evaluation.scores)} parts: {files}")
+
+
+def _place(model: Path) -> Path:
+    """Where results go: into a run; beside an engine or a bundle, which hold only what their manifests list."""
+    root = (model.parent if model.is_file() else model).resolve()
+    is_run = (root / "checkpoint.safetensors").is_file()
+    return root if is_run else root.with_name(f"{root.name}-evaluation")
 
 
 def print_evaluation(evaluation: Evaluation, title: str) -> None:

@@ -29,7 +29,9 @@ STDOUT = Path("-")
 
 
 def command(
-    engine: Annotated[Path, typer.Option(metavar="PATH", help="Engine, bundle, model.onnx or checkpoint.")],
+    engine: Annotated[
+        str, typer.Option(metavar="MODEL", help="Engine, bundle, model.onnx, checkpoint, or grpc://… of a server.")
+    ],
     camera: Annotated[
         str, typer.Option(metavar="URI", help="realsense, realsense://SERIAL, folder://DIR, synthetic://")
     ],
@@ -61,6 +63,10 @@ def command(
     Exit codes: 0 whatever the verdicts, 3 if not one frame could be judged,
     4 for the engine, 5 if the camera is lost for good, 6 if results could
     not be written.
+
+    A model that a server runs is named grpc://HOST:PORT/MODEL?bundle=DIR, with
+    &mode=, &precision=, &timeout_ms= (1000), &version= where needed; grpcs://
+    is the same over TLS. While the server is away, frames are ERROR.
 
     Example: edge-ad run --engine engines/lid --camera realsense
 
@@ -105,10 +111,10 @@ def _lines_on_stdout(jsonl: Path | None, *, quiet: bool, report: bool) -> bool:
     return jsonl is None and not (quiet or report or sys.stdout.isatty())
 
 
-def _ready(path: Path, mode: str | None, stack: ExitStack) -> Predictor:
+def _ready(model: str, mode: str | None, stack: ExitStack) -> Predictor:
     """Opens a model and runs it once on nothing, so that the first frame is not late."""
     with notes.status("loading the engine"):
-        predictor = open_predictor(path, mode)
+        predictor = open_predictor(model, mode)
         stack.callback(predictor.close)
         inputs = predictor.backend.inputs
         shapes = {spec.name: tuple(1 if size is None else size for size in spec.shape) for spec in inputs}

@@ -38,7 +38,7 @@ def quantized_model(model: bytes, ranges: Ranges, style: QuantizationStyle, keep
         model: content of an ONNX file in float32.
         ranges: of its tensors, see :func:`edge_ad.quantization.ranges.activation_ranges`.
         style: for which runtime.
-        keep: names of convolutions that stay in floating point.
+        keep: names of convolutions that stay in floating point, with what depends on them up to the next one.
 
     Returns:
         Content of an ONNX file with the same inputs and outputs.
@@ -46,10 +46,12 @@ def quantized_model(model: bytes, ranges: Ranges, style: QuantizationStyle, keep
     proto = onnx.load_from_string(model)
     del proto.graph.value_info[:]
     proto = onnx.shape_inference.infer_shapes(proto)
-    nodes = network_nodes(proto.graph)
     for_cpu = style == "cpu"
+    nodes = _quantizable(network_nodes(proto.graph), keep)
     if not for_cpu:
         nodes = [node for node in nodes if node.op_type in CONVOLUTIONS]
+    if not nodes:
+        return model
     options: dict[str, Any] = {"MinimumRealRange": SMALLEST_RANGE}
     if not for_cpu:
         options |= {
@@ -66,7 +68,7 @@ def quantized_model(model: bytes, ranges: Ranges, style: QuantizationStyle, keep
         activation_qType=QuantType.QUInt8 if for_cpu else QuantType.QInt8,
         tensors_range=tensors_data(ranges),
         nodes_to_quantize=[node.name for node in nodes],
-        nodes_to_exclude=list(keep),
+        nodes_to_exclude=[],
         op_types_to_quantize=sorted({node.op_type for node in nodes}),
         extra_options=options,
     )
@@ -79,6 +81,19 @@ def quantized_model(model: bytes, ranges: Ranges, style: QuantizationStyle, keep
         quantized = onnx.version_converter.convert_version(quantized, OPSET)
     content: bytes = quantized.SerializeToString()
     return content
+
+
+def _quantizable(nodes: list[NodeProto], keep: Collection[str]) -> list[NodeProto]:
+    """The nodes of a network that may compute in integers."""
+    floating: set[str] = set()
+    found = []
+    for node in nodes:
+        stays = node.name in keep if node.op_type in CONVOLUTIONS else not floating.isdisjoint(node.input)
+        if stays:
+            floating.update(node.output)
+        else:
+            found.append(node)
+    return found
 
 
 def _quantize_shortcuts(graph: GraphProto, ranges: Ranges) -> None:

@@ -120,7 +120,8 @@ def _zero_point(graph: _Graph) -> Iterator[Breach]:
 def _signed(graph: _Graph) -> Iterator[Breach]:
     for node in graph.pairs():
         zero_point = graph.constant(node, 2)
-        if zero_point is None or zero_point.dtype == np.uint8:
+        unsigned_by_default = zero_point is None and node.op_type == QUANTIZE
+        if unsigned_by_default or (zero_point is not None and zero_point.dtype == np.uint8):
             yield node.name, "it quantises to uint8", "accepted, and silently treated as int8"
 
 

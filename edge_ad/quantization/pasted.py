@@ -35,7 +35,7 @@ def pasted_defect(feeds: Mapping[str, AnyArray], place: BoolArray, seed: int) ->
     """
     random = np.random.default_rng(seed)
     height, width = place.shape
-    radius = random.uniform(*RADIUS_SHARE) * min(height, width)
+    radius = max(2.0, random.uniform(*RADIUS_SHARE) * min(height, width))
     rows, columns = np.nonzero(place)
     centre = random.integers(len(rows))
     shape = _blob((height, width), (rows[centre], columns[centre]), radius, random)

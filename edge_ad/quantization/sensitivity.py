@@ -1,8 +1,8 @@
 """Which layers must stay in floating point for a quantised engine to judge well: one sweep, then a search.
 
-Each group of neighbouring convolutions is quantised alone and the change of the map measured; the worst groups are
-looked into one convolution at a time. Errors of different layers hardly know of each other, so they add up, and
-those that do most harm for the multiply-adds they save go back first, until the gate is passed.
+Each group of neighbouring convolutions is quantised alone and the change of the map measured; groups that stand out
+are looked into one convolution at a time. Errors of different layers hardly know of each other, so they add up, and
+the layers that do most harm go back first, until the gate is passed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from dataclasses import dataclass
 
 import onnx
 
-from edge_ad.quantization.gate import Gate, GateReport, Run
+from edge_ad.quantization.gate import Gate, Run
 from edge_ad.quantization.network import CONVOLUTIONS, network_nodes
 
 GROUPS = 12
-LOOKED_INTO = 3
+LOOKED_INTO, STANDS_OUT = 3, 1.5
+"""At most so many groups are looked into, and only those with so many times the mean error."""
+
 FRAMES = 6
 """Frames that an error is measured on."""
 
@@ -26,12 +28,15 @@ Opened = Callable[[Collection[str]], AbstractContextManager[Run]]
 """Builds and opens the engine in which the named convolutions stay in floating point."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The layers that were put back, the report then, and each unit's error when quantised alone."""
+Unit = tuple[str, ...]
+"""Layers that stay together."""
 
-    kept: tuple[str, ...]
-    report: GateReport
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Units of layers, the most harmful first, and the map's change when only they are in INT8."""
+
+    order: tuple[Unit, ...]
     errors: dict[str, float]
 
 
@@ -41,44 +46,42 @@ def convolutions(model: bytes) -> list[str]:
     return [node.name for node in network_nodes(graph) if node.op_type in CONVOLUTIONS]
 
 
-def search(
-    model: bytes, gate: Gate, opened: Opened, *, budget_s: float, progress: Callable[[str], None] = lambda text: None
-) -> Found | None:
-    """Puts back as few layers as it takes to pass the gate.
+def layers_to_keep(
+    sweep: Sweep, layers: int, gate: Gate, opened: Opened, progress: Callable[[str], None] = lambda text: None
+) -> tuple[str, ...] | None:
+    """As few layers as it takes to pass the gate when they stay in floating point.
 
     Args:
-        model: content of the ONNX file in float32.
+        sweep: which do most harm.
+        layers: that the graph has; no more than half of them are put back.
         gate: to pass.
         opened: makes engines.
-        budget_s: the sweep ends after so long, with what it knows by then.
         progress: called with short messages.
 
     Returns:
-        What was found, or None where even with the worse half put back the gate is not passed.
+        Their names, or None where the gate is not passed with half of them.
     """
-    names = convolutions(model)
-    order, errors = _worst_first(names, gate, opened, time.monotonic() + budget_s, progress)
-    tried: dict[int, GateReport] = {}
+    order = sweep.order
+    tried: dict[int, bool] = {}
 
     def passes(count: int) -> bool:
         kept = [name for unit in order[:count] for name in unit]
-        progress(f"{len(kept)} of {len(names)} layers back in floating point")
+        progress(f"{len(kept)} of {layers} layers back in floating point")
         with opened(kept) as run:
-            tried[count] = gate.report(run)
-        return tried[count].passed
+            tried[count] = gate.report(run).passed
+        return tried[count]
 
-    enough = next((count for count in _doubling(order, len(names) // 2) if passes(count)), None)
+    enough = next((count for count in _doubling(order, layers // 2) if passes(count)), None)
     if enough is None:
         return None
-    low = max((count for count, report in tried.items() if not report.passed), default=0)
+    low = max((count for count, passed in tried.items() if not passed), default=0)
     while enough - low > 1:
         middle = (low + enough) // 2
         low, enough = (low, middle) if passes(middle) else (middle, enough)
-    kept = tuple(name for unit in order[:enough] for name in unit)
-    return Found(kept, tried[enough], errors)
+    return tuple(name for unit in order[:enough] for name in unit)
 
 
-def _doubling(order: Sequence[tuple[str, ...]], most: int) -> Iterator[int]:
+def _doubling(order: Sequence[Unit], most: int) -> Iterator[int]:
     """1, 2, 4 … units, as long as they hold no more than ``most`` layers."""
     count = 1
     while count <= len(order) and sum(len(unit) for unit in order[:count]) <= most:
@@ -86,31 +89,46 @@ def _doubling(order: Sequence[tuple[str, ...]], most: int) -> Iterator[int]:
         count *= 2
 
 
-def _worst_first(
-    names: Sequence[str], gate: Gate, opened: Opened, end: float, progress: Callable[[str], None]
-) -> tuple[list[tuple[str, ...]], dict[str, float]]:
-    """Units of layers, the most harmful for their number first, and the error of each."""
+def sweep(
+    names: Sequence[str],
+    gate: Gate,
+    opened: Opened,
+    *,
+    budget_s: float,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Sweep:
+    """Finds out which layers do most harm.
 
-    def error(unit: tuple[str, ...]) -> float:
+    Args:
+        names: of the convolutions, in order of execution.
+        gate: whose frames are looked at.
+        opened: makes engines.
+        budget_s: after so long the looking into groups ends with what is known by then.
+        progress: called with short messages.
+    """
+    end = time.monotonic() + budget_s
+
+    def error(unit: Unit) -> float:
         with opened([name for name in names if name not in unit]) as run:
             return gate.map_error(run, FRAMES)
 
     size = -(-len(names) // GROUPS)
     groups = [tuple(names[start : start + size]) for start in range(0, len(names), size)]
-    found: dict[tuple[str, ...], float] = {}
+    found: dict[Unit, float] = {}
     for number, unit in enumerate(groups, 1):
-        progress(f"sweep: group {number} of {len(groups)}")
+        progress(f"which layers: group {number} of {len(groups)}")
         found[unit] = error(unit)
-    for group in sorted(groups, key=lambda unit: -found[unit])[:LOOKED_INTO]:
+    mean = sum(found.values()) / len(found)
+    worst = [unit for unit in sorted(groups, key=lambda unit: -found[unit]) if found[unit] > STANDS_OUT * mean]
+    for group in worst[:LOOKED_INTO]:
+        single: dict[Unit, float] = {}
         for name in group:
             if time.monotonic() > end:
                 break
-            progress(f"sweep: {name}")
-            found[(name,)] = error((name,))
-        if all((name,) in found for name in group):
-            del found[group]
+            progress(f"which layers: {name}")
+            single[(name,)] = error((name,))
         else:
-            for name in group:
-                found.pop((name,), None)
-    order = sorted(found, key=lambda unit: -found[unit] / len(unit))
-    return order, {unit[0] if len(unit) == 1 else f"{unit[0]} … {unit[-1]}": found[unit] for unit in order}
+            del found[group]
+            found |= single
+    order = tuple(sorted(found, key=lambda unit: -found[unit] / len(unit)))
+    return Sweep(order, {unit[0] if len(unit) == 1 else f"{unit[0]} … {unit[-1]}": found[unit] for unit in order})

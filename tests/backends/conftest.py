@@ -7,7 +7,9 @@ from types import ModuleType
 import pytest
 
 from edge_ad.backends.tensorrt import loader
+from edge_ad.cameras import camera_from_uri, opened
 from edge_ad.errors import EngineError
+from edge_ad.types import Frame
 from tests.factories import make_bundle
 
 
@@ -28,3 +30,11 @@ def builder() -> ModuleType:
         except EngineError as error:
             pytest.skip(str(error))
     return trt
+
+
+@pytest.fixture
+def frames() -> list[Frame]:
+    """Parts that fit ``sample_bundle``."""
+    camera = camera_from_uri("synthetic://?fps=0&size=64&pool=4&frames=6")
+    with opened(camera):
+        return [frame for frame in (camera.read(1) for _ in range(6)) if isinstance(frame, Frame)]
