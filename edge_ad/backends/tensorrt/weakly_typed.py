@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edge_ad.backends.base import QUANTIZED, Precision
-from edge_ad.backends.tensorrt.half import HALF_SUFFIX, sort_nodes
+from edge_ad.backends.tensorrt.half import HALF_SUFFIX
 from edge_ad.extras import require
 
 
@@ -67,6 +67,8 @@ def with_float_weights(model: bytes) -> bytes:
 
     TensorRT 8 takes quantised weights only so; files store them as int8 with a DequantizeLinear alone.
     """
+    from edge_ad.onnx_passes import sort_nodes
+
     onnx: Any = require("onnx", extra="tensorrt")
     proto = onnx.load_from_string(model)
     sort_nodes(proto.graph)
