@@ -47,6 +47,7 @@ from edge_ad.types import AnyArray, Frame, Roi
 
 SIZE: Final = 256
 WARM_UP: Final = 3
+PAUSE_S: Final = 0.05
 MODALITIES: Final = {"crd": ("rgb", "depth"), "rd": ("rgb",)}
 Step = Callable[[], object]
 
@@ -90,6 +91,7 @@ def _medians(contestants: Mapping[str, Step], rounds: int) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for index in range(WARM_UP + rounds):
         for name, step in contestants.items():
+            time.sleep(PAUSE_S)  # until the threads of the one before have stopped spinning
             started = time.perf_counter()
             step()
             if index >= WARM_UP:
