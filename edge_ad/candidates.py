@@ -124,7 +124,10 @@ class Build:
         kept = layers_to_keep(found, len(layers), gate, opened, told)
         if kept is None:
             return candidate, b""
-        mended, payload = self._judged(kind, candidate.model_copy(update={"refused": ""}), kept)
+        try:
+            mended, payload = self._judged(kind, candidate.model_copy(update={"refused": ""}), kept)
+        except EngineError as error:
+            return candidate.model_copy(update={"refused": str(error)}), b""
         errors = {name: round(value, 6) for name, value in found.errors.items()}
         return mended.model_copy(update={"kept": kept, "sensitivity": errors}), payload
 

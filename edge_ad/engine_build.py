@@ -74,6 +74,8 @@ def build_engine(
             directory cannot be written or holds something else.
         MissingExtraError: a package that the backend needs is not installed.
     """
+    if max_batch < 1:
+        raise ConfigError(f"max_batch {max_batch} is too small", remedy="use 1 or more")
     directory, evidence = directory.resolve(), evidence or Evidence()
     if directory.is_file() or (directory.is_dir() and not (directory / ENGINE).is_file() and any(directory.iterdir())):
         raise EngineError(
@@ -198,6 +200,10 @@ def _built_before(
         if same != (bundle.digest, request, mode, max_batch, __version__) or box_differences(manifest):
             return None
         if manifest.options != dict(backend_class(manifest.backend).options):
+            return None
+        # The gate looks at what the threshold makes of the scores.
+        judged = any(one.gate is not None for one in manifest.candidates)
+        if judged and engine.thresholds.modes.get(mode) != bundle.thresholds.modes.get(mode):
             return None
     except EngineError:
         return None

@@ -47,14 +47,31 @@ def not_written(path: Path, error: OSError) -> OutputError:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Waits until no other process holds the lock file ``path``; a process that dies lets go of it.
+    """Waits until no other process holds the lock file ``path``, which is gone afterwards.
+
+    A process that dies lets go of it.
 
     Raises:
         OSError: it cannot be made.
     """
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+    while True:
+        with path.open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            if not _is_at(stream.fileno(), path):
+                continue  # the one before removed it: others hold a new one, if any
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one that ``path`` names."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def replace_directory(new: Path, directory: Path) -> None:

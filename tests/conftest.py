@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from edge_ad.bundle import read_bundle
 from edge_ad.data import Dataset, open_dataset
 from edge_ad.data.synthetic import write_synthetic
+from edge_ad.quantization.calibration import CalibrationSet, make_calibration_set
 from tests.datasets import CRD, RD, SIZE_PX, float_listed
 from tests.factories import make_bundle
 
@@ -51,6 +53,14 @@ def bundle_directory(trained_run: Path, tmp_path_factory: pytest.TempPathFactory
     from edge_ad.export import export_bundle
 
     return export_bundle(trained_run, tmp_path_factory.mktemp("bundle") / "crd").directory
+
+
+@pytest.fixture(scope="session")
+def calibration_set(
+    bundle_directory: Path, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> CalibrationSet:
+    """Of ``bundle_directory``: 5 frames to calibrate with and 10 to judge by; no test may change it."""
+    return make_calibration_set(read_bundle(bundle_directory), dataset, tmp_path_factory.mktemp("set") / "housing")
 
 
 @pytest.fixture(scope="session")

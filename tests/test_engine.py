@@ -37,6 +37,7 @@ class PlanBackend(OnnxRuntimeBackend):
     """Stands in for TensorRT: a "plan" that belongs to a GPU, and a record of what is built and opened."""
 
     payload_name: ClassVar[str] = "model.plan"
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "fp16")
     options: ClassVar[Mapping[str, str]] = {"tf32": "off"}
     facts: ClassVar[BoxFacts]
     built: ClassVar[int]
@@ -382,8 +383,12 @@ def test_a_truncated_golden_file_is_named(bundle: Bundle) -> None:
 
 
 def test_fp16_on_the_cpu_needs_tensorrt(bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="fp16 needs TensorRT"):
+    with pytest.raises(ConfigError, match="nothing here computes in fp16. there is onnxruntime: fp32, int8"):
         build_engine(bundle, tmp_path / "engine", backend="onnxruntime", precision="fp16")
+    with pytest.raises(EngineError, match="fp16 needs TensorRT"):
+        OnnxRuntimeBackend.build(
+            bundle.model("full"), source="model.onnx", precision="fp16", max_batch=1, progress=None
+        )
     assert not (tmp_path / "engine").exists()
 
 
@@ -414,19 +419,21 @@ def test_auto_takes_tensorrt_where_it_can_run() -> None:
 
 
 @pytest.mark.skipif(has_driver(), reason="this box has a driver")
-def test_without_a_driver_auto_is_onnxruntime_and_tensorrt_an_error(
+def test_without_a_driver_auto_is_the_fastest_on_the_cpu_and_tensorrt_an_error(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(BACKENDS, "tensorrt", "edge_ad.backends.tensorrt.run:TensorRTBackend")
-    engine = build_engine(bundle, tmp_path / "engine", backend="auto", precision="fp32")
-    assert engine.manifest.backend == "onnxruntime"
+    manifest = build_engine(bundle, tmp_path / "engine", backend="auto", precision="fp32").manifest
+    assert [one.backend for one in manifest.candidates] == list(usable_backends("auto"))
+    assert "tensorrt" not in usable_backends("auto")
+    assert manifest.chosen == min(manifest.candidates, key=lambda one: one.median_ms or 0)
     with pytest.raises(EngineError, match="no NVIDIA driver"):
         build_engine(bundle, tmp_path / "engine", backend="tensorrt", precision="fp32")
     load_engine(tmp_path / "engine")
 
 
 def test_unknown_backends_are_named() -> None:
-    with pytest.raises(ConfigError, match="no backend 'tpu'.*auto, onnxruntime, tensorrt"):
+    with pytest.raises(ConfigError, match="no backend 'tpu'.*auto, onnxruntime, openvino, tensorrt"):
         backend_class("tpu")
 
 

@@ -133,11 +133,12 @@ def k_center(vectors: AnyArray, count: int, seed: int) -> list[int]:
         seed: chooses the first row.
 
     Returns:
-        Indices in the order of choice; the largest distance to them is at most twice the best possible.
+        Different indices in the order of choice; the largest distance to them is at most twice the best possible.
     """
     chosen = [int(np.random.default_rng(seed).integers(len(vectors)))]
     distance = np.linalg.norm(vectors - vectors[chosen[0]], axis=1)
     while len(chosen) < count:
+        distance[chosen[-1]] = -1  # or frames that are all alike would be chosen twice
         chosen.append(int(distance.argmax()))
         distance = np.minimum(distance, np.linalg.norm(vectors - vectors[chosen[-1]], axis=1))
     return chosen
@@ -242,6 +243,12 @@ def read_calibration_set(directory: Path) -> CalibrationSet:
         raise DataError(error.what, why=error.why, remedy=remedy) from error
     if recipe.files.get(FRAMES) != digest:
         raise DataError(f"{directory / FRAMES} is not what {RECIPE} describes", why="its sha256 differs", remedy=remedy)
+    with safetensors.safe_open(directory / FRAMES, framework="np") as stored:
+        rows = {name: stored.get_slice(name).get_shape()[0] for name in stored.keys()}  # noqa: SIM118 - no mapping
+    for name, count in rows.items():
+        listed = len(recipe.calibration if name.startswith("calibration.") else recipe.gate)
+        if count != listed:
+            raise DataError(f"{path} was edited", why=f"{listed} frames are listed, {count} are there", remedy=remedy)
     return CalibrationSet(directory, recipe)
 
 

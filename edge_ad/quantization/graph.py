@@ -77,8 +77,9 @@ def quantized_model(model: bytes, ranges: Ranges, style: QuantizationStyle, keep
     quantized: onnx.ModelProto = quantizer.model.model
     del quantized.graph.value_info[:]
     if not for_cpu:
+        _restore_other_readers(quantized.graph)
         _quantize_shortcuts(quantized.graph, ranges)
-    sort_nodes(quantized.graph)
+    sort_nodes(quantized.graph)  # the quantizer appends its pairs at the end
     if quantized.opset_import[0].version < OPSET:
         quantized = onnx.version_converter.convert_version(quantized, OPSET)
     content: bytes = quantized.SerializeToString()
@@ -96,6 +97,17 @@ def _quantizable(nodes: list[NodeProto], keep: Collection[str]) -> list[NodeProt
         else:
             found.append(node)
     return found
+
+
+def _restore_other_readers(graph: GraphProto) -> None:
+    """Gives what reads a quantised tensor without being a convolution, such as the head, the tensor as it was."""
+    makers = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        if node.op_type in (*CONVOLUTIONS, "QuantizeLinear", "DequantizeLinear"):
+            continue
+        for index, name in enumerate(node.input):
+            if name in makers and makers[name].op_type == "DequantizeLinear":
+                node.input[index] = makers[makers[name].input[0]].input[0]
 
 
 def _quantize_shortcuts(graph: GraphProto, ranges: Ranges) -> None:
@@ -123,11 +135,17 @@ def _quantize_shortcuts(graph: GraphProto, ranges: Ranges) -> None:
 
 
 def _shortcut(node: NodeProto, makers: dict[str, NodeProto], readers: Counter[str]) -> int | None:
-    """Which operand is the shortcut: the other one is a convolution's own output; None where neither is."""
-    alone = [name in makers and makers[name].op_type in CONVOLUTIONS and readers[name] == 1 for name in node.input]
+    """Which operand is the shortcut: the other one is a quantised convolution's own output; None where neither is."""
+    alone = [name in makers and readers[name] == 1 and _is_quantized(makers[name], makers) for name in node.input]
     if not any(alone):
         return None
     return 1 if alone[0] else 0
+
+
+def _is_quantized(node: NodeProto, makers: dict[str, NodeProto]) -> bool:
+    """True for a convolution that computes in integers."""
+    maker = makers.get(node.input[0]) if node.op_type in CONVOLUTIONS else None
+    return maker is not None and maker.op_type == "DequantizeLinear"
 
 
 def _pair(graph: GraphProto, name: str, extremes: tuple[float, float]) -> list[NodeProto]:

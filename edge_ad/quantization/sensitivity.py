@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import accumulate
 
 import onnx
 
@@ -82,11 +83,14 @@ def layers_to_keep(
 
 
 def _doubling(order: Sequence[Unit], most: int) -> Iterator[int]:
-    """1, 2, 4 … units, as long as they hold no more than ``most`` layers."""
+    """1, 2, 4 … units, and at last as many as hold no more than ``most`` layers."""
+    last = sum(held <= most for held in accumulate(len(unit) for unit in order))
     count = 1
-    while count <= len(order) and sum(len(unit) for unit in order[:count]) <= most:
+    while count < last:
         yield count
         count *= 2
+    if last:
+        yield last
 
 
 def sweep(
@@ -119,7 +123,8 @@ def sweep(
         progress(f"which layers: group {number} of {len(groups)}")
         found[unit] = error(unit)
     mean = sum(found.values()) / len(found)
-    worst = [unit for unit in sorted(groups, key=lambda unit: -found[unit]) if found[unit] > STANDS_OUT * mean]
+    several = [unit for unit in sorted(groups, key=lambda unit: -found[unit]) if len(unit) > 1]
+    worst = [unit for unit in several if found[unit] > STANDS_OUT * mean]
     for group in worst[:LOOKED_INTO]:
         single: dict[Unit, float] = {}
         for name in group:
