@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from graphlib import TopologicalSorter
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
 from edge_ad.types import AnyArray
 
@@ -113,3 +114,15 @@ def _copy(node: NodeProto) -> NodeProto:
     copy = NodeProto()
     copy.CopyFrom(node)
     return copy
+
+
+def sort_nodes(graph: GraphProto) -> None:
+    """Puts nodes into order of execution, which ONNX demands and who adds Q/DQ nodes may not have kept."""
+    makers = {output: index for index, node in enumerate(graph.node) for output in node.output if output}
+    needs = {index: [makers[name] for name in node.input if name in makers] for index, node in enumerate(graph.node)}
+    if all(maker < index for index, read in needs.items() for maker in read):
+        return
+    nodes = [graph.node[index] for index in TopologicalSorter(needs).static_order()]
+    copies = [_copy(node) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)

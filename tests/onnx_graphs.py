@@ -115,3 +115,9 @@ def inspection_graph(seed: int = 7, *, mixes_batch: bool = False) -> onnx.ModelP
     model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in weights)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def graph_from_text(text: str) -> bytes:
+    """An ONNX file's content from a graph in ONNX's text syntax."""
+    content: bytes = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 18]>\n{text}').SerializeToString()
+    return content

@@ -15,7 +15,12 @@ from edge_ad.config import TrainConfig
 from edge_ad.settings import read_toml
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "engines" / "README.md"]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "calibration" / "README.md",
+    ROOT / "engines" / "README.md",
+]
 
 
 def shown_commands() -> list[tuple[str, str]]:

@@ -124,6 +124,7 @@ VENDORS = {
     },
     "onnx": {
         "backends/tensorrt/half.py",
+        "backends/tensorrt/weakly_typed.py",
         "export.py",
         "graph_cost.py",
         "onnx_passes.py",

@@ -2,7 +2,7 @@
 
     onnxruntime   any CPU; FP32, INT8
     openvino      x86 and ARM CPUs; FP32, BF16, INT8
-    tensorrt      NVIDIA GPUs: TensorRT 8.6 to 11 and TensorRT-RTX; FP32, FP16, INT8
+    tensorrt      NVIDIA GPUs: TensorRT 8.6 to 11 and TensorRT-RTX; FP32, FP16, INT8, INT8 with an FP16 rest
 
 A further backend is one class with the attributes of :class:`edge_ad.backends.base.EngineBackend`
 and one line below.

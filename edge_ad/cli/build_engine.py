@@ -7,14 +7,13 @@ from typing import Annotated, Any, get_args
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from edge_ad.backends import BackendName
 from edge_ad.bundle import FULL, Bundle, read_bundle
 from edge_ad.candidates import Evidence, defects_from_dataset
-from edge_ad.cli.console import notes, print_json, progress_bar, results
+from edge_ad.cli.console import notes, print_json, progress_bar
+from edge_ad.cli.engine_view import print_engine
 from edge_ad.data import open_dataset
-from edge_ad.engine import Candidate, EngineManifest
 from edge_ad.engine_build import PrecisionName, build_engine
 from edge_ad.errors import ConfigError
 from edge_ad.quantization.calibration import read_calibration_set
@@ -86,11 +85,9 @@ def command(
     if json_output:
         print_json(manifest.model_dump(mode="json"))
         return
-    if len(manifest.candidates) > 1 or manifest.chosen.gate is not None:
-        results.print(_table(manifest))
     name = escape(str(directory))
+    print_engine(manifest)
     notes.print(f"[green]built[/] {manifest.backend_version}, {manifest.precision}: {name}")
-    _tell(manifest)
     notes.print(f"  next: [bold]edge-ad run --engine {name} --camera realsense[/]", soft_wrap=True)
 
 
@@ -115,38 +112,3 @@ def _evidence(
     if defects is None:
         return Evidence(frames, ranges)
     return Evidence(frames, ranges, *defects_from_dataset(bundle, mode, open_dataset(defects)))
-
-
-def _tell(manifest: EngineManifest) -> None:
-    """What happened that was not asked for, and what would be worth trying."""
-    asked, chosen = manifest.request, manifest.chosen
-    if asked.precision not in ("auto", manifest.precision):
-        refused = next(one for one in manifest.candidates if one.precision == asked.precision)
-        notes.print(f"  [yellow]{manifest.precision} in place of {asked.precision}:[/] {escape(refused.refused)}")
-    if chosen.kept:
-        notes.print(f"  {len(chosen.kept)} layers stay in floating point, as the gate asks for it:")
-        notes.print(f"  [dim]{escape(', '.join(chosen.kept))}[/]")
-    if asked.precision == "auto" and not asked.calibration:
-        notes.print("  INT8 was not tried: it needs a calibration set, see [bold]edge-ad calibrate --help[/]")
-
-
-def _table(manifest: EngineManifest) -> Table:
-    """All candidates, what they take and how they judge."""
-    table = Table("engine", "ms", "rank corr.", "shift σ", "false rejects", "I-AUROC", "AUPRO", "")
-    for one in manifest.candidates:
-        table.add_row(*_row(one, is_chosen=one == manifest.chosen))
-    table.caption = "ms of the engine alone. Changes against fp32; I-AUROC and AUPRO with real defects, or pasted ones"
-    return table
-
-
-def _row(one: Candidate, *, is_chosen: bool) -> list[str]:
-    speed = "" if one.median_ms is None else f"{one.median_ms:.1f}"
-    name = f"{one.backend} {one.precision}"
-    verdict = "[green]chosen[/]" if is_chosen else "[red]refused[/]" if one.refused else ""
-    gate = one.gate
-    if gate is None:
-        return [name, speed, "", "", "", "", "", verdict]
-    detection = gate.defects or gate.pasted
-    rejects = "" if gate.false_reject_points is None else f"{gate.false_reject_points:.2f}"
-    drops = ["", ""] if detection is None else [f"{-detection.image_auroc_drop:+.2f}", f"{-detection.aupro_drop:+.2f}"]
-    return [name, speed, f"{gate.rank_correlation:.4f}", f"{gate.shift_sigma:.3f}", rejects, *drops, verdict]

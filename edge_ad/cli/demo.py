@@ -18,7 +18,9 @@ from rich.table import Table
 
 from edge_ad.bundle import read_bundle
 from edge_ad.cameras import camera_from_uri, opened
+from edge_ad.candidates import Evidence
 from edge_ad.cli.console import notes, progress_bar, results
+from edge_ad.cli.engine_view import print_engine
 from edge_ad.cli.evaluate import print_evaluation
 from edge_ad.config import TrainConfig
 from edge_ad.data import open_dataset
@@ -29,6 +31,7 @@ from edge_ad.evaluation import evaluate
 from edge_ad.extras import require
 from edge_ad.files import write_bytes
 from edge_ad.predictor import Predictor, open_predictor
+from edge_ad.quantization.calibration import make_calibration_set
 from edge_ad.report.page import report_html
 from edge_ad.runtime.loop import RunSummary, run
 from edge_ad.sinks.images import OverlaySink
@@ -53,8 +56,8 @@ def command(
 ) -> None:
     """Goes the whole way on this machine, from a product to live verdicts.
 
-    Makes a synthetic product, learns it, exports it, builds an engine and
-    inspects live frames. Needs no camera, no GPU, no data set and no
+    Makes a synthetic product, learns it, exports it, builds the fastest
+    engine that judges as the model does and inspects live frames. Needs no camera, no GPU, no data set and no
     network; minutes on two CPU cores.
 
     Example: edge-ad demo --output /tmp/demo
@@ -76,8 +79,7 @@ def command(
     _train(clock, data, run_dir, steps)
     _evaluate(clock, run_dir, data, output)
     _export(clock, run_dir, bundle_dir)
-    with clock.step("build an engine for this box", "building"):
-        build_engine(read_bundle(bundle_dir), engine_dir, backend="auto", precision="fp32")
+    _build(clock, data, bundle_dir, output / "calibration", engine_dir)
     predictor = open_predictor(engine_dir)
     with clock.step("inspect live frames", "inspecting") as advance:
         seen, summary = _inspect(predictor, output / "live", frames, fps, advance)
@@ -144,6 +146,15 @@ def _export(clock: _Clock, run_dir: Path, bundle_dir: Path) -> None:
 
     with clock.step("export to ONNX and compare with PyTorch", "exporting"):
         export_bundle(run_dir, bundle_dir)
+
+
+def _build(clock: _Clock, data: Path, bundle_dir: Path, calibration_dir: Path, engine_dir: Path) -> None:
+    bundle = read_bundle(bundle_dir)
+    with clock.step("choose a calibration set", "comparing frames") as advance:
+        frames = make_calibration_set(bundle, open_dataset(data), calibration_dir, frames=16, progress=advance)
+    with clock.step("build the fastest engine that judges as the model does", "building"):
+        engine = build_engine(bundle, engine_dir, backend="auto", precision="auto", evidence=Evidence(frames))
+    print_engine(engine.manifest)
 
 
 def _inspect(

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from edge_ad.bundle import InputSpec
 from edge_ad.config import PreprocessConfig
 from edge_ad.models.backbones import BackboneSpec
-from edge_ad.models.resampling import on_both_axes, upsampling
+from edge_ad.models.resampling import on_both_axes, smoothing, upsampling
 from edge_ad.settings import Settings
 
 NEAREST_M, FARTHEST_M = 1e-3, 1e4
@@ -61,6 +61,8 @@ class Preprocess(nn.Module):
     sobel: Tensor
     flat: Tensor
     rays: Tensor
+    box: Tensor
+    surroundings: Tensor
     focal: Tensor
     occupancy: Tensor
     reach: Tensor
@@ -84,6 +86,8 @@ class Preprocess(nn.Module):
         self.register_buffer("occupancy", torch.zeros(1, 1, self.size, self.size))
         # Where it was in any of them.
         self.register_buffer("reach", torch.ones(1, 1, self.size, self.size))
+        for name, width in (("box", config.normals_box_px), ("surroundings", 2**config.hole_levels + 1)):
+            self.register_buffer(name, smoothing(self.size, torch.ones(width) / width), persistent=False)
         for level in range(1, config.hole_levels + 1):
             length = self.size >> level
             matrix = upsampling(length, self.size >> (level - 1), align_corners=False)
@@ -131,7 +135,7 @@ class Preprocess(nn.Module):
         region = None
         if self.config.background == "auto" and "depth" in self.config.input_names:
             place = self.reach if part is None else torch.maximum(part.float(), self.occupancy)
-            region = F.max_pool2d(place, 5, 1, 2)
+            region = F.max_pool2d(F.max_pool2d(place, (5, 1), 1, (2, 0)), (1, 5), 1, (0, 2))
         return {name: (images[name] - self.mean) / self.std for name in modalities}, region
 
     def learn_occupancy(self, depth: Tensor) -> None:
@@ -205,8 +209,7 @@ class Preprocess(nn.Module):
         relative = self._fill(inverse, mask)
         filled = (relative + 1 / self.statistics.reference_m).clamp_min(1e-6)
         # A pixel without a return whose surroundings are mostly there is a hole in the part.
-        reach = 2**self.config.hole_levels + 1
-        part = (mask > MOSTLY) | (_box_mean(mask, reach) > MOSTLY)
+        part = (mask > MOSTLY) | (on_both_axes(self.surroundings, mask, self.surroundings) > MOSTLY)
         height = 1 / filled
         if self.statistics.plane is not None:
             alpha, beta, gamma = self.statistics.plane
@@ -235,23 +238,14 @@ class Preprocess(nn.Module):
         With q = 1/z and rays r = (x/z, y/z): n ∝ −(∂q/∂r_x, ∂q/∂r_y, q − r·∂q/∂r), pictured with its z
         turned round, so that what faces the camera has the largest third channel.
         """
-        box = self.config.normals_box_px
         weight = mask + 1e-3
-        smooth = _box_mean(relative * weight, box) / _box_mean(weight, box)
+        both = on_both_axes(self.box, torch.cat([relative * weight, weight], 1), self.box)
+        smooth = both[:, :1] / both[:, 1:]
         gradient = F.conv2d(F.pad(smooth, (1, 1, 1, 1), mode="replicate"), self.sobel) * self.focal
         along = smooth + 1 / self.statistics.reference_m - (self.rays * gradient).sum(1, keepdim=True)
         length = torch.sqrt((gradient * gradient).sum(1, keepdim=True) + along * along).clamp_min(1e-9)
         normals = torch.cat([-gradient, along], 1) / length
         return torch.where(part, normals, self.flat) * 0.5 + 0.5
-
-
-def _box_mean(x: Tensor, size: int) -> Tensor:
-    """Mean over a size×size box around each pixel, edges repeated."""
-    if size == 1:
-        return x
-    radius = size // 2
-    columns = F.avg_pool2d(F.pad(x, (0, 0, radius, radius), mode="replicate"), (size, 1), 1)
-    return F.avg_pool2d(F.pad(columns, (radius, radius, 0, 0), mode="replicate"), (1, size), 1)
 
 
 def _divisor(length: int, at_most: int) -> int:

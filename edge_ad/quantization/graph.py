@@ -18,10 +18,10 @@ import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType
-from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from edge_ad.backends.base import QuantizationStyle
+from edge_ad.onnx_passes import sort_nodes
 from edge_ad.quantization.network import CONVOLUTIONS, network_nodes
 from edge_ad.quantization.ranges import Ranges, tensors_data
 
@@ -29,7 +29,7 @@ OPSET = 19
 """From here on scales may be float16, which INT8 with an FP16 rest needs."""
 
 SMALLEST_RANGE = 1e-3
-"""Of an activation, so that a constant one gets a scale that float16 can hold."""
+"""Of an activation: one that hardly changes must not get a scale of next to nothing."""
 
 
 def quantized_model(model: bytes, ranges: Ranges, style: QuantizationStyle, keep: Collection[str] = ()) -> bytes:
@@ -79,7 +79,7 @@ def quantized_model(model: bytes, ranges: Ranges, style: QuantizationStyle, keep
     if not for_cpu:
         _restore_other_readers(quantized.graph)
         _quantize_shortcuts(quantized.graph, ranges)
-    ONNXModel(quantized).topological_sort()  # the format wants it, and the quantizer appends its pairs at the end
+    sort_nodes(quantized.graph)  # the quantizer appends its pairs at the end
     if quantized.opset_import[0].version < OPSET:
         quantized = onnx.version_converter.convert_version(quantized, OPSET)
     content: bytes = quantized.SerializeToString()

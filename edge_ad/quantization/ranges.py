@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,10 +121,11 @@ def activation_ranges(
             METHODS[method],
             extra_options=options,
         )
-        for done, feed in enumerate(feeds, 1):
-            calibrator.collect_data(_One(feed))
-            progress(done)
-        data = calibrator.compute_data()
+        with redirect_stdout(io.StringIO()):  # the calibrators print what they do, into what may be a JSON report
+            for done, feed in enumerate(feeds, 1):
+                calibrator.collect_data(_One(feed))
+                progress(done)
+            data = calibrator.compute_data()
     found = {name: _range(data[name]) for name in data.keys() if name in wanted}  # noqa: SIM118 - not a mapping
     return dict(sorted(found.items()))
 

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import onnx
 import pytest
 
-from edge_ad.backends.base import Precision
-from edge_ad.backends.tensorrt import build, loader
+from edge_ad.backends.base import BoxFacts, Precision
+from edge_ad.backends.tensorrt import build, loader, timing_cache
 from edge_ad.backends.tensorrt.build import plan_from_onnx
+from edge_ad.backends.tensorrt.weakly_typed import with_float_weights
 from edge_ad.bundle import WEIGHTS
 from edge_ad.errors import EngineError
 from edge_ad.onnx_weights import with_weights
 from edge_ad.peaks import LAYERS, SIDES, gemm_model
+from tests.factories import make_feeds
+from tests.onnx_graphs import graph_from_text
+from tests.quantized_graphs import quantized_for_tensorrt
 
-
-@pytest.fixture(scope="module", autouse=True)
-def builder() -> ModuleType:
-    """Skips where TensorRT is not installed, or is one that needs a driver that is absent; a broken one fails."""
-    if not any(find_spec(name) for name in ("tensorrt", "tensorrt_rtx")):
-        pytest.skip("TensorRT is not installed")
-    trt = loader.load_tensorrt()
-    if not loader.builds_without_driver(trt):
-        try:
-            loader.require_driver()
-        except EngineError as error:
-            pytest.skip(str(error))
-    return trt
+pytestmark = pytest.mark.usefixtures("builder")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -66,42 +57,59 @@ def test_progress_is_told(sample_bundle: Path) -> None:
     told: list[str] = []
     model = (sample_bundle / "model.onnx").read_bytes()
     plan_from_onnx(model, source="model.onnx", precision="fp32", progress=told.append)
-    assert any("Building engine" in message for message in told)
+    assert "is building, which can take minutes" in told[0]
+    assert any(re.fullmatch(r"Building engine \(\d+ of \d+\)", message) for message in told)
+    assert any(re.fullmatch(r"Building engine \(\d+ of \d+\): .+ \(\d+ of \d+\)", message) for message in told)
+
+
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX")  # it takes timing caches, and does nothing
+def test_a_release_that_measures_keeps_its_timing_cache(
+    builder: ModuleType, sample_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = BoxFacts("tensorrt 10.3.0", "Orin (nvgpu)", "8.7", "540.4.0 (CUDA 12.6)")
+    monkeypatch.setenv("EDGE_AD_HOME", str(tmp_path))
+    monkeypatch.setattr(loader, "builds_without_driver", lambda trt: False)
+    monkeypatch.setattr(loader, "require_driver", lambda: None)
+    monkeypatch.setattr(loader, "box_facts", lambda: facts)
+    given: list[bytes] = []
+    create = builder.IBuilderConfig.create_timing_cache
+
+    def watched(config: Any, known: bytes) -> Any:
+        given.append(known)
+        return create(config, known)
+
+    monkeypatch.setattr(builder.IBuilderConfig, "create_timing_cache", watched)
+    model = (sample_bundle / "model.onnx").read_bytes()
+    for _ in range(2):
+        plan_from_onnx(model, source="model.onnx", precision="fp32")
+    kept = timing_cache.cache_path(facts).read_bytes()
+    assert given[0] == b"" and given[1] and kept.endswith(given[1])
+
+
+def test_quantised_weights_as_tensorrt_8_takes_them_build(sample_bundle: Path) -> None:
+    quantized = quantized_for_tensorrt((sample_bundle / "model.onnx").read_bytes(), make_feeds(2))
+    assert plan_from_onnx(with_float_weights(quantized), source="model.onnx", precision="int8")
+
+
+def test_without_a_progress_monitor_the_wait_is_announced(
+    builder: ModuleType, sample_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in TensorRT 8.6."""
+    monkeypatch.delattr(builder, "IProgressMonitor")
+    told: list[str] = []
+    model = (sample_bundle / "model.onnx").read_bytes()
+    plan_from_onnx(model, source="model.onnx", precision="fp32", progress=told.append)
+    assert told == [f"TensorRT {builder.__version__} is building, which can take minutes"]
 
 
 def test_a_failure_while_telling_progress_ends_the_build(sample_bundle: Path) -> None:
     def interrupt(message: str) -> None:
-        raise KeyboardInterrupt
+        if message.startswith("Building engine"):
+            raise KeyboardInterrupt
 
     model = (sample_bundle / "model.onnx").read_bytes()
     with pytest.raises(KeyboardInterrupt):
         plan_from_onnx(model, source="model.onnx", precision="fp32", progress=interrupt)
-
-
-def _graph(text: str) -> bytes:
-    content: bytes = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 18]>\n{text}').SerializeToString()
-    return content
-
-
-def test_a_parser_error_names_node_operator_and_cause() -> None:
-    model = onnx.load_from_string(
-        _graph("g (uint8[N,4,4,3] rgb) => (uint8[N,3,4,4] y) { y = Transpose <perm = [0, 3, 1, 2]> (rgb) }")
-    )
-    model.graph.node[0].name = "to_planar"
-    with pytest.raises(EngineError, match=r"cannot parse colour\.onnx.*to_planar \(Transpose\): .*UInt8"):
-        plan_from_onnx(model.SerializeToString(), source="colour.onnx", precision="fp32")
-
-
-def test_a_builder_error_gives_the_reason() -> None:
-    text = """g (float[N,3,8,8] x) => (float[N,3,4,4] y) <float[4] scales = {1, 1, 0.5, 0.5}>
-      { y = Resize <mode = "linear", antialias = 1> (x, , scales) }"""
-    with pytest.raises(EngineError, match=r"resize\.onnx.*ntialias"):
-        plan_from_onnx(_graph(text), source="resize.onnx", precision="fp32")
-
-
-def test_what_is_not_onnx_is_named() -> None:
-    with pytest.raises(EngineError, match=r"cannot parse junk\.onnx\. .+\. Remedy"):
-        plan_from_onnx(b"junk" * 100, source="junk.onnx", precision="fp32")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +118,7 @@ def test_what_is_not_onnx_is_named() -> None:
 def test_only_the_batch_may_be_dynamic(shape: str) -> None:
     with pytest.raises(EngineError, match=r"input 'x' of model\.onnx has shape"):
         plan_from_onnx(
-            _graph(f"g (float[{shape}] x) => (float[{shape}] y) {{ y = Relu (x) }}"),
+            graph_from_text(f"g (float[{shape}] x) => (float[{shape}] y) {{ y = Relu (x) }}"),
             source="model.onnx",
             precision="fp32",
             max_batch=4,
@@ -118,7 +126,7 @@ def test_only_the_batch_may_be_dynamic(shape: str) -> None:
 
 
 def test_a_fixed_batch_builds() -> None:
-    model = _graph("g (float[2,3,8,8] x) => (float[2,3,8,8] y) { y = Relu (x) }")
+    model = graph_from_text("g (float[2,3,8,8] x) => (float[2,3,8,8] y) { y = Relu (x) }")
     assert plan_from_onnx(model, source="model.onnx", precision="fp32", max_batch=2)
 
 

@@ -2,107 +2,22 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
 import sys
-from enum import Enum, auto
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edge_ad.backends.tensorrt import device_memory, loader
-from edge_ad.backends.tensorrt.device_memory import HostMemory, open_device_memory
+from edge_ad.backends.tensorrt import device_memory, loader, run
+from edge_ad.backends.tensorrt.device_memory import open_device_memory
+from edge_ad.backends.tensorrt.host_memory import HostMemory
 from edge_ad.backends.tensorrt.run import TensorRTBackend
 from edge_ad.errors import EngineError, MissingExtraError
-from edge_ad.types import AnyArray, Backend, TensorSpec
-
-
-class Kind(Enum):
-    INPUT = auto()
-    OUTPUT = auto()
-    FLOAT = auto()
-    UINT8 = auto()
-
-
-class AddingEngine:
-    """``total`` (N, 3) float32 = ``left`` (N, 3) uint8 + ``right`` (N, 3) float32, for N up to 4."""
-
-    tensors = {
-        "left": (Kind.INPUT, Kind.UINT8),
-        "right": (Kind.INPUT, Kind.FLOAT),
-        "total": (Kind.OUTPUT, Kind.FLOAT),
-    }
-    num_io_tensors = 3
-
-    def __init__(self, memory: HostMemory) -> None:
-        self.memory = memory
-        self.context = AddingContext(memory)
-
-    def get_tensor_name(self, index: int) -> str:
-        return list(self.tensors)[index]
-
-    def get_tensor_mode(self, name: str) -> Kind:
-        return self.tensors[name][0]
-
-    def get_tensor_dtype(self, name: str) -> Kind:
-        return self.tensors[name][1]
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (-1, 3)
-
-    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
-        return [(1, 3), (4, 3), (4, 3)]
-
-    def create_execution_context(self) -> AddingContext:
-        return self.context
-
-
-class AddingContext:
-    def __init__(self, memory: HostMemory) -> None:
-        self.memory = memory
-        self.addresses: dict[str, int] = {}
-        self.batches: list[int] = []
-        self.works = True
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self.batches.append(shape[0])
-        return True
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (self.batches[-1], 3)
-
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        assert name not in self.addresses, "memory is allocated once"
-        self.addresses[name] = address
-        return True
-
-    def execute_async_v3(self, stream: int) -> bool:
-        assert stream == self.memory.stream
-        if self.works:
-            self.memory.queue.append(self._add)
-        return self.works
-
-    def _add(self) -> None:
-        count = self.batches[-1] * 3
-        left = np.ctypeslib.as_array((ctypes.c_uint8 * count).from_address(self.addresses["left"]))
-        right, total = (
-            np.ctypeslib.as_array((ctypes.c_float * count).from_address(self.addresses[name]))
-            for name in ("right", "total")
-        )
-        np.add(left, right, out=total)
-
-
-def make_backend() -> tuple[TensorRTBackend, AddingEngine, HostMemory]:
-    memory = HostMemory()
-    engine = AddingEngine(memory)
-    return TensorRTBackend(engine, memory), engine, memory
-
-
-def make_feeds(batch: int, seed: int = 0) -> dict[str, AnyArray]:
-    generator = np.random.default_rng(seed)
-    left = generator.integers(0, 256, (batch, 3), dtype=np.uint8)
-    return {"left": left, "right": generator.standard_normal((batch, 3)).astype(np.float32)}
+from edge_ad.types import Backend, TensorSpec
+from tests.backends.adding_engine import AddingEngine, make_backend, make_feeds
 
 
 def test_describes_inputs_and_outputs() -> None:
@@ -113,10 +28,11 @@ def test_describes_inputs_and_outputs() -> None:
     assert backend.max_batch == 4
 
 
-def test_gives_right_answers_whatever_batch_came_before() -> None:
-    backend, _, memory = make_backend()
+@pytest.mark.parametrize("cuda_graphs", [True, False], ids=["graphs", "no graphs"])
+def test_gives_right_answers_whatever_batch_came_before(cuda_graphs: bool) -> None:
+    backend, _, memory = make_backend(cuda_graphs)
     results = []
-    for seed, batch in enumerate((4, 1, 3, 3, 2)):
+    for seed, batch in enumerate((4, 1, 3, 3, 3, 3, 2, 3, 3, 3)):
         feeds = make_feeds(batch, seed)
         results.append((feeds["left"] + feeds["right"], backend.run(feeds)["total"]))
         assert not memory.queue, "nothing may be left on the stream"
@@ -162,6 +78,33 @@ def test_close_frees_everything_and_may_be_called_twice() -> None:
     assert memory.buffers == {}
 
 
+def opened(monkeypatch: pytest.MonkeyPatch, accepts: bool) -> tuple[HostMemory, Callable[[], TensorRTBackend]]:
+    """Host memory, and what opens a plan on it, with a runtime that takes every plan or none."""
+    memory = HostMemory()
+    engine = AddingEngine(memory) if accepts else None
+    runtime = SimpleNamespace(deserialize_cuda_engine=lambda payload: engine)
+    logger = SimpleNamespace(take_errors=lambda: "another version")
+    monkeypatch.setattr(loader, "require_driver", lambda: None)
+    monkeypatch.setattr(loader, "load_tensorrt", lambda: SimpleNamespace(Runtime=lambda logger: runtime))
+    monkeypatch.setattr(loader, "logger", lambda: logger)
+    monkeypatch.setattr(run, "open_device_memory", lambda package: memory)
+    return memory, lambda: TensorRTBackend.open(b"plan", source="model.plan")
+
+
+def test_open_tells_how_much_memory_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, open_plan = opened(monkeypatch, accepts=True)
+    backend = open_plan()
+    assert backend.memory_bytes == sum(buffer.nbytes for buffer in memory.buffers.values()) == 4 * 3 * (1 + 4 + 4)
+
+
+def test_a_plan_that_tensorrt_refuses_leaves_no_memory_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, open_plan = opened(monkeypatch, accepts=False)
+    memory.alloc(8)
+    with pytest.raises(EngineError, match=r"refuses model\.plan\. another version\. Remedy: build the engine again"):
+        open_plan()
+    assert memory.buffers == {}
+
+
 def driver_is_there() -> bool:
     try:
         loader.require_driver()
@@ -199,7 +142,7 @@ def test_no_driver_is_an_error_and_no_crash(call: str) -> None:
 
 @without_driver
 def test_gpu_memory_without_a_driver_is_an_error() -> None:
-    with pytest.raises((MissingExtraError, EngineError), match="cuda-bindings|cudaErrorInsufficientDriver"):
+    with pytest.raises((MissingExtraError, EngineError), match="cuda-bindings|no NVIDIA driver"):
         open_device_memory()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edge_ad.backends.tensorrt import build, loader
+from edge_ad.backends.tensorrt import build, loader, weakly_typed
 from edge_ad.errors import MissingExtraError
 
 
@@ -53,34 +53,47 @@ class Config:
         self.flags.add(flag)
 
 
-def _keep_types(flags: type[IntEnum], precision: Any) -> tuple[list[str | None], set[str]]:
+def _keep_types(precision: Any, free: frozenset[str]) -> tuple[list[str | None], set[str]]:
     trt: Any = SimpleNamespace(
-        NetworkDefinitionCreationFlag=flags,
         DataType=SimpleNamespace(FLOAT="float"),
-        BuilderFlag=SimpleNamespace(FP16="FP16", PREFER_PRECISION_CONSTRAINTS="PREFER"),
+        BuilderFlag=SimpleNamespace(FP16="FP16", INT8="INT8", PREFER_PRECISION_CONSTRAINTS="PREFER"),
     )
-    layers = [Layer("depth_m", "float"), Layer("sizes", "int32"), Layer("conv__half", "float")]
+    layers = [Layer("depth_m", "float"), Layer("sizes", "int32"), Layer("conv", "float")]
     network = SimpleNamespace(num_layers=len(layers), get_layer=lambda index: layers[index])
     config = Config()
-    build._keep_types(trt, network, config, precision)
+    weakly_typed.keep_types(trt, network, config, precision, free)
     return [layer.precision for layer in layers], config.flags
 
 
-def test_tensorrt_8_is_asked_for_float32_outside_the_networks() -> None:
-    assert _keep_types(Flags8, "fp16") == (["float", None, None], {"FP16", "PREFER"})
-
-
 @pytest.mark.parametrize(
-    ("flags", "precision"),
-    [pytest.param(Flags8, "fp32", id="8.6 fp32"), pytest.param(Flags10, "fp16", id="strongly typed")],
+    ("precision", "pins", "flags"),
+    [
+        pytest.param("fp32", [None, None, None], set(), id="fp32"),
+        pytest.param("fp16", ["float", None, None], {"FP16", "PREFER"}, id="fp16"),
+        pytest.param("int8", [None, None, None], {"INT8"}, id="int8"),
+        pytest.param("int8_fp16", ["float", None, None], {"INT8", "FP16", "PREFER"}, id="int8_fp16"),
+    ],
 )
-def test_types_are_left_alone_otherwise(flags: type[IntEnum], precision: str) -> None:
-    assert _keep_types(flags, precision) == ([None, None, None], set())
+def test_tensorrt_8_gets_flags_and_float32_outside_the_networks(
+    precision: str, pins: list[str | None], flags: set[str]
+) -> None:
+    assert _keep_types(precision, frozenset({"conv"})) == (pins, flags)
+
+
+@pytest.mark.parametrize("flags", [Flags8, Flags10, Flags11], ids=["8.6", "10", "11"])
+def test_only_tensorrt_8_needs_flags(flags: type[IntEnum]) -> None:
+    trt: Any = SimpleNamespace(NetworkDefinitionCreationFlag=flags)
+    assert weakly_typed.needs_flags(trt) == (flags is Flags8)
 
 
 def test_parser_errors_of_old_releases_give_the_node_number() -> None:
     error = SimpleNamespace(node=lambda: 12, desc=lambda: "no\nsuch op")
     assert build._parser_error(error) == "node 12: no such op"
+
+
+def test_errors_of_the_graph_name_no_node() -> None:
+    error = SimpleNamespace(node=lambda: -1, node_operator=lambda: "", node_name=lambda: "", desc=lambda: "no model")
+    assert build._parser_error(error) == "no model"
 
 
 def _loads(monkeypatch: pytest.MonkeyPatch, *present: str) -> ModuleType:

@@ -1,20 +1,21 @@
 """GPU memory, pinned host memory and one stream, as integers and NumPy arrays.
 
-``pycuda`` is tried first, then ``cuda-bindings``; :class:`HostMemory` does the same on plain memory, for tests
-and for trying code without a GPU. Copies and kernels queue up on the stream and have happened only after
-``synchronize``, in the fake too.
+``pycuda`` is tried first, then ``cuda-bindings``; ``host_memory.py`` does the same on plain memory. Copies and
+kernels queue up on the stream and have happened only after ``synchronize``, in the fake too. A step that repeats
+can be captured: recorded as a CUDA graph, and from then on queued by one call.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
 
+from edge_ad.backends.tensorrt.driver_calls import CudaGraph, DriverCalls
 from edge_ad.errors import EngineError, MissingExtraError
 from edge_ad.extras import require
 from edge_ad.types import AnyArray, UInt8Array
@@ -47,34 +48,88 @@ class DeviceMemory(Protocol):
     def synchronize(self) -> None:
         """Waits until everything queued has been done."""
 
+    def begin_capture(self) -> None:
+        """From now on copies and kernels are recorded instead of queued, always with the same addresses."""
+
+    def end_capture(self) -> CudaGraph:
+        """Ends the recording; must be called, and raises, also where recording failed."""
+
+    def launch(self, graph: CudaGraph) -> None:
+        """Queues what was recorded."""
+
+    def free_graph(self, graph: CudaGraph) -> None:
+        """Gives back a graph, which must not be running."""
+
+    def free_bytes(self) -> int:
+        """Memory of the GPU that nothing uses."""
+
     def free(self) -> None:
         """Gives back the stream and all memory; arrays from ``pinned`` must not be used any more."""
 
 
-def open_device_memory() -> DeviceMemory:
+PACKAGES = ("pycuda", "cuda-bindings")
+"""What reaches the GPU's memory, in the order in which they are tried."""
+
+
+def open_device_memory(package: str | None = None) -> DeviceMemory:
     """Memory of the first GPU that this process sees.
+
+    Args:
+        package: one of ``PACKAGES``; None for the first one that can be imported.
 
     Raises:
         EngineError: the GPU cannot be used.
-        MissingExtraError: neither pycuda nor cuda-bindings can be imported.
+        MissingExtraError: the package cannot be imported, or none of them.
     """
-    try:
-        return PycudaMemory(require("pycuda.driver", extra="pycuda"))
-    except MissingExtraError as pycuda:
+    missing = []
+    for name in (package,) if package else PACKAGES:
         try:
+            if name == "pycuda":
+                return PycudaMemory(require("pycuda.driver", extra="pycuda"))
             return CudaBindingsMemory(require("cuda.bindings.runtime", extra="cuda-bindings"))
-        except MissingExtraError as bindings:
-            raise MissingExtraError(
-                "GPU memory cannot be reached",
-                why=f"pycuda: {pycuda.why}; cuda-bindings: {bindings.why}",
-                remedy="pip install 'edge-ad[cuda-bindings]', or 'edge-ad[pycuda]' where nvcc is installed",
-            ) from bindings
+        except MissingExtraError as error:
+            missing.append(f"{name}: {error.why}")
+    raise MissingExtraError(
+        "GPU memory cannot be reached",
+        why="; ".join(missing),
+        remedy="pip install 'edge-ad[cuda-bindings]', or 'edge-ad[pycuda]' where nvcc is installed",
+    )
 
 
-class PycudaMemory:
+class _WithDriver:
+    """What goes to the driver directly, whatever package reaches the memory."""
+
+    stream: int
+
+    def __init__(self) -> None:
+        self._calls = DriverCalls()
+
+    def begin_capture(self) -> None:
+        """See :class:`DeviceMemory`."""
+        self._calls.begin_capture(self.stream)
+
+    def end_capture(self) -> CudaGraph:
+        """See :class:`DeviceMemory`."""
+        return self._calls.end_capture(self.stream)
+
+    def launch(self, graph: CudaGraph) -> None:
+        """See :class:`DeviceMemory`."""
+        self._calls.launch(graph, self.stream)
+
+    def free_graph(self, graph: CudaGraph) -> None:
+        """See :class:`DeviceMemory`."""
+        self._calls.free_graph(graph)
+
+    def free_bytes(self) -> int:
+        """See :class:`DeviceMemory`."""
+        return self._calls.free_bytes()
+
+
+class PycudaMemory(_WithDriver):
     """Over ``pycuda.driver``, in the device's primary context, which TensorRT uses too."""
 
     def __init__(self, cuda: Any) -> None:
+        super().__init__()
         self._cuda = cuda
         self._allocations: list[Any] = []
         with self._translated():
@@ -82,7 +137,7 @@ class PycudaMemory:
             self._context = cuda.Device(0).retain_primary_context()
         with self.active():
             self._stream = cuda.Stream()
-            self.stream: int = self._stream.handle
+            self.stream = self._stream.handle
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -131,10 +186,11 @@ class PycudaMemory:
         self._stream = None
 
 
-class CudaBindingsMemory:
+class CudaBindingsMemory(_WithDriver):
     """Over ``cuda.bindings.runtime``, whose calls use the primary context by themselves."""
 
     def __init__(self, cuda: Any) -> None:
+        super().__init__()
         self._cuda = cuda
         self._device: list[int] = []
         self._pinned: list[int] = []
@@ -189,46 +245,3 @@ class CudaBindingsMemory:
         if self.stream:
             self._check(self._cuda.cudaStreamDestroy(self.stream))
             self.stream = 0
-
-
-class HostMemory:
-    """The fake: "GPU memory" is host memory, and the stream a list of things to do."""
-
-    def __init__(self) -> None:
-        self.stream = 1
-        self.buffers: dict[int, UInt8Array] = {}
-        self.queue: list[Callable[[], object]] = []
-
-    def active(self) -> AbstractContextManager[None]:
-        """See :class:`DeviceMemory`."""
-        return contextlib.nullcontext()
-
-    def alloc(self, size_bytes: int) -> int:
-        """See :class:`DeviceMemory`."""
-        buffer = np.zeros(size_bytes, np.uint8)
-        self.buffers[buffer.ctypes.data] = buffer
-        return buffer.ctypes.data
-
-    def pinned(self, size_bytes: int) -> UInt8Array:
-        """See :class:`DeviceMemory`."""
-        return np.zeros(size_bytes, np.uint8)
-
-    def h2d_async(self, address: int, host: AnyArray) -> None:
-        """See :class:`DeviceMemory`."""
-        target, source = self.buffers[address][: host.nbytes], host.reshape(-1).view(np.uint8)
-        self.queue.append(lambda: np.copyto(target, source))
-
-    def d2h_async(self, host: AnyArray, address: int) -> None:
-        """See :class:`DeviceMemory`."""
-        target, source = host.reshape(-1).view(np.uint8), self.buffers[address][: host.nbytes]
-        self.queue.append(lambda: np.copyto(target, source))
-
-    def synchronize(self) -> None:
-        """See :class:`DeviceMemory`."""
-        while self.queue:
-            self.queue.pop(0)()
-
-    def free(self) -> None:
-        """See :class:`DeviceMemory`."""
-        self.buffers.clear()
-        self.queue.clear()

@@ -66,7 +66,7 @@ def require_driver() -> ctypes.CDLL:
     code = driver.cuInit(0)
     if code != 0:
         raise EngineError(
-            "the NVIDIA driver cannot use a GPU", why=f"cuInit answered {_error_name(driver, code)}", remedy=remedy
+            "the NVIDIA driver cannot use a GPU", why=f"cuInit answered {error_name(driver, code)}", remedy=remedy
         )
     return driver
 
@@ -90,7 +90,7 @@ def box_facts() -> BoxFacts:
     )
     for code in calls:
         if code != 0:
-            raise EngineError("the GPU cannot be described", why=_error_name(driver, code), remedy="check `nvidia-smi`")
+            raise EngineError("the GPU cannot be described", why=error_name(driver, code), remedy="check `nvidia-smi`")
     return BoxFacts(
         backend_version=f"{trt.__name__} {trt.__version__}",
         gpu=name.value.decode(errors="replace"),
@@ -133,7 +133,8 @@ def _driver_version(cuda: int) -> str:
     return f"{release.group()} ({supports})" if release else supports
 
 
-def _error_name(driver: ctypes.CDLL, code: int) -> str:
+def error_name(driver: ctypes.CDLL, code: int) -> str:
+    """The name of a ``CUresult``, with its number."""
     name = ctypes.c_char_p()
     driver.cuGetErrorName(code, ctypes.byref(name))
     return f"{(name.value or b'an unknown error').decode()} ({code})"
