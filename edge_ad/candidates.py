@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -22,13 +23,13 @@ from edge_ad.data.digest import frames_digest
 from edge_ad.engine import Candidate
 from edge_ad.errors import DataError, EngineError
 from edge_ad.feeds import feeds_from_frame
-from edge_ad.quantization.calibration import CalibrationSet
+from edge_ad.quantization.calibration import CalibrationSet, RangeMethod
 from edge_ad.quantization.gate import Gate, Labelled, Run
-from edge_ad.quantization.graph import quantized_model
-from edge_ad.quantization.lint import lint
-from edge_ad.quantization.ranges import RangeMethod, Ranges, ranges_of
-from edge_ad.quantization.sensitivity import Sweep, convolutions, layers_to_keep, sweep
 from edge_ad.types import AnyArray, BoolArray
+
+if TYPE_CHECKING:  # their modules load onnx, which a line that runs what is built does without
+    from edge_ad.quantization.ranges import Ranges
+    from edge_ad.quantization.sensitivity import Sweep
 
 WARM_UP, ROUNDS = 3, 15
 SEARCH_BUDGET_S = 240.0
@@ -101,6 +102,8 @@ class Build:
             What was found out, and the payload; the candidate as it was and nothing where half of the layers
             are not enough.
         """
+        from edge_ad.quantization.sensitivity import convolutions, layers_to_keep, sweep
+
         kind, label = backend_class(candidate.backend), f"{candidate.backend} {candidate.precision}"
         gate, layers = self._gate(), convolutions(self.model)
 
@@ -153,6 +156,8 @@ class Build:
         return self.gate
 
     def _ranges(self, tried: Candidate) -> Ranges:
+        from edge_ad.quantization.ranges import ranges_of
+
         frames = self.evidence.calibration
         assert frames is not None
         total = len(frames.recipe.calibration)
@@ -166,6 +171,9 @@ class Build:
 
     def _model(self, kind: type[EngineBackend], tried: Candidate, kept: Collection[str]) -> bytes:
         """The graph as the backend takes it."""
+        from edge_ad.quantization.graph import quantized_model
+        from edge_ad.quantization.lint import lint
+
         if tried.precision not in QUANTIZED:
             return self.model
         model = quantized_model(self.model, self._ranges(tried), kind.quantization, kept)

@@ -232,8 +232,10 @@ def test_a_mended_engine_that_cannot_be_opened_is_refused_and_not_the_whole_buil
         return judged(self, kind, one, kept)
 
     monkeypatch.setattr(Build, "_judged", broken)
-    monkeypatch.setattr("edge_ad.candidates.sweep", lambda *_, **__: sensitivity.Sweep((("a",),), {"a": 1.0}))
-    monkeypatch.setattr("edge_ad.candidates.layers_to_keep", lambda *_: ("a",))
+    monkeypatch.setattr(
+        "edge_ad.quantization.sensitivity.sweep", lambda *_, **__: sensitivity.Sweep((("a",),), {"a": 1.0})
+    )
+    monkeypatch.setattr("edge_ad.quantization.sensitivity.layers_to_keep", lambda *_: ("a",))
     engine = build_engine(bundle, tmp_path / "engine", backend="onnxruntime", precision="int8", evidence=evidence)
     assert engine.manifest.precision == "fp32"
     assert engine.manifest.candidates[0].refused.startswith("the mended engine cannot be opened")

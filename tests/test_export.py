@@ -27,13 +27,14 @@ CRD_GRAPHS = {
     "model",
     "model_rgb_only",
     "model_3d_only",
+    "embedding",
     "teacher",
     "tuner_rgb",
     "tuner_normals",
     "student_rgb",
     "student_normals",
 }
-RD_GRAPHS = {"model", "teacher", "student_depth"}
+RD_GRAPHS = {"model", "embedding", "teacher", "student_depth"}
 BUNDLES = pytest.mark.parametrize(
     "bundle", ["bundle_directory", "rd_bundle_directory"], indirect=True, ids=["crd", "rd"]
 )
@@ -71,6 +72,19 @@ def test_a_bundle_has_every_graph(bundle_directory: Path, rd_bundle_directory: P
         modes = {f"golden_{name}.safetensors" for name in ("rgb_only", "3d_only") if f"model_{name}" in graphs}
         others = modes | {"golden.safetensors", "thresholds.json", "weights.safetensors"}
         assert set(manifest.files) == {f"{name}.onnx" for name in graphs} | others
+
+
+@BUNDLES
+def test_the_embedding_tells_frames_apart(bundle: Path) -> None:
+    """One vector a frame: the mean of each channel of the teacher's maps (24, 40 and 112), by modality."""
+    embedding, (inputs, _) = OnnxRuntimeBackend(read_bundle(bundle).graph("embedding.onnx")), golden_of(bundle)
+    vectors = embedding.run(inputs)["embedding"]
+    modalities = len(read_bundle(bundle).manifest.modalities)
+    frames = next(iter(inputs.values())).shape[0]
+    assert vectors.shape == (frames, modalities * (24 + 40 + 112))
+    alone = [embedding.run({name: array[index : index + 1] for name, array in inputs.items()}) for index in range(2)]
+    np.testing.assert_allclose(np.concatenate([one["embedding"] for one in alone]), vectors[:2], atol=1e-4)
+    assert np.abs(vectors[0] - vectors[1]).max() > 1e-2
 
 
 def test_the_manifest_describes_the_graph(bundle_directory: Path, trained_run: Path) -> None:

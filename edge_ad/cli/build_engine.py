@@ -16,8 +16,7 @@ from edge_ad.cli.engine_view import print_engine
 from edge_ad.data import open_dataset
 from edge_ad.engine_build import PrecisionName, build_engine
 from edge_ad.errors import ConfigError
-from edge_ad.quantization.calibration import read_calibration_set
-from edge_ad.quantization.ranges import RangeMethod
+from edge_ad.quantization.calibration import RangeMethod, read_calibration_set
 
 
 def command(

@@ -37,6 +37,9 @@ from edge_ad.types import AnyArray, LabelledFrame
 RECIPE = "recipe.toml"
 FRAMES = "frames.safetensors"
 Part = Literal["calibration", "gate"]
+RangeMethod = Literal["minmax", "percentile", "entropy"]
+"""How ranges are measured on the frames, see ``edge_ad.quantization.ranges``."""
+
 Feeds = dict[str, AnyArray]
 MIN_CALIBRATION, MIN_GATE = 4, 8
 

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,11 +24,10 @@ from onnxruntime.quantization.calibrate import (
 
 from edge_ad.errors import OutputError
 from edge_ad.files import write_bytes
-from edge_ad.quantization.calibration import CalibrationSet
+from edge_ad.quantization.calibration import CalibrationSet, RangeMethod
 from edge_ad.quantization.network import network_nodes
 from edge_ad.types import AnyArray
 
-RangeMethod = Literal["minmax", "percentile", "entropy"]
 Ranges = dict[str, tuple[float, float]]
 """By tensor name its lowest and highest value."""
 

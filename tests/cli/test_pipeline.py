@@ -57,7 +57,7 @@ def test_from_checkpoint_to_engine(run_dir: Path, synthetic_root: Path, tmp_path
     manifest = json.loads(exported.stdout)
     assert manifest["metrics"]["image_auroc"] == report["metrics"]["image_auroc"]
     modes = {"model", "model_rgb_only", "model_3d_only"}
-    expected = modes | {"teacher", "tuner_rgb", "tuner_depth", "student_rgb", "student_depth"}
+    expected = modes | {"embedding", "teacher", "tuner_rgb", "tuner_depth", "student_rgb", "student_depth"}
     assert set(manifest["parity"]) == expected
     assert {f"{name}.onnx" for name in expected} <= set(manifest["files"])
 

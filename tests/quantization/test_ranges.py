@@ -14,9 +14,9 @@ import onnx
 import onnx.reference
 import pytest
 
-from edge_ad.quantization.calibration import CalibrationSet, read_calibration_set
+from edge_ad.quantization.calibration import CalibrationSet, RangeMethod, read_calibration_set
 from edge_ad.quantization.network import network_nodes
-from edge_ad.quantization.ranges import RangeMethod, Ranges, activation_ranges, ranges_of
+from edge_ad.quantization.ranges import Ranges, activation_ranges, ranges_of
 from edge_ad.types import AnyArray
 from tests.datasets import SIZE_PX
 from tests.factories import make_feeds
