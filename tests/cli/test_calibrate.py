@@ -52,6 +52,12 @@ def done(*arguments: str | Path) -> Outcome:
     return outcome
 
 
+def gate_of(directory: Path) -> gate.GateReport:
+    """Of the one candidate in an engine that was judged."""
+    (report,) = [one.gate for one in read_engine(directory).manifest.candidates if one.gate is not None]
+    return report
+
+
 def words(text: str) -> str:
     """One line, as the console breaks lines where it likes."""
     return " ".join(text.split())
@@ -108,7 +114,7 @@ def test_all_candidates_are_shown_and_told_as_json(
     built = done("build-engine", bundle, "--calibration", noise, "-o", tmp_path / "engine")
     assert "onnxruntime fp32" in words(built.stdout)
     assert "onnxruntime int8" in words(built.stdout)
-    assert "rank corr." in words(built.stdout)
+    assert f"{gate_of(tmp_path / 'engine').rank_correlation:.4f}" in built.stdout
     assert "INT8 was not tried" not in built.stderr
     again = done("build-engine", bundle, "--calibration", noise, "-o", tmp_path / "engine", "--json")
     manifest = json.loads(again.stdout)
@@ -133,7 +139,9 @@ def test_what_was_built_in_place_of_int8_is_said(
 ) -> None:
     monkeypatch.setattr(Build, "mended", lambda self, candidate: (candidate, b""))
     built = done("build-engine", bundle, "--precision", "int8", "--calibration", noise, "-o", tmp_path / "engine")
-    assert "fp32 in place of int8: the scores' rank correlation is" in words(built.stderr)
+    said = words(built.stderr)
+    assert "onnxruntime int8 refused: the scores' rank correlation is" in said
+    assert "(at least 1.1) fp32 in place of int8" in said
     assert "refused" in built.stdout
 
 
