@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -62,6 +63,7 @@ class Build:
     progress: Progress
     model: bytes = field(init=False)
     gate: Gate | None = field(init=False)
+    _measured: Ranges | None = field(init=False, default=None)
     _sweeps: dict[QuantizationStyle, Sweep] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -121,13 +123,13 @@ class Build:
         def told(text: str) -> None:
             self.progress(f"{label} does not pass; {text}")
 
-        if kind.quantization not in self._sweeps:
-            self._sweeps[kind.quantization] = sweep(layers, gate, opened, budget_s=SEARCH_BUDGET_S, progress=told)
-        found = self._sweeps[kind.quantization]
-        kept = layers_to_keep(found, len(layers), gate, opened, told)
-        if kept is None:
-            return candidate, b""
         try:
+            if kind.quantization not in self._sweeps:
+                self._sweeps[kind.quantization] = sweep(layers, gate, opened, budget_s=SEARCH_BUDGET_S, progress=told)
+            found = self._sweeps[kind.quantization]
+            kept = layers_to_keep(found, len(layers), gate, opened, told)
+            if kept is None:
+                return candidate, b""
             mended, payload = self._judged(kind, candidate.model_copy(update={"refused": ""}), kept)
         except EngineError as error:
             return candidate.model_copy(update={"refused": str(error)}), b""
@@ -144,12 +146,28 @@ class Build:
             max_batch=self.max_batch,
             progress=self.progress,
         )
-        with self._opened(kind, tried.precision, payload) as run:
+        return self.judged(tried, payload), payload
+
+    def judged(self, tried: Candidate, payload: bytes) -> Candidate:
+        """The candidate with what the gate says of its payload, which must also give the golden answers.
+
+        Raises:
+            EngineError: it cannot be opened or run; or it gives other answers and there is no gate to judge it by.
+        """
+        kind = backend_class(tried.backend)
+        golden = self.bundle.directory / golden_name(self.mode)
+        with closing(kind.open(payload, source=self.source, precision=tried.precision)) as backend:
             if tried.precision == "fp32" or self.gate is None:
-                return tried, payload
+                check_golden(backend, golden, tried.precision, self.max_batch)
+                return tried
             self.progress(f"{tried.backend} {tried.precision}: judging")
-            report = self.gate.report(run)
-        return tried.model_copy(update={"gate": report, "refused": "; ".join(report.failed)}), payload
+            report = self.gate.report(backend.run)
+            reasons = list(report.failed)
+            try:
+                check_golden(backend, golden, tried.precision, self.max_batch)
+            except EngineError as error:
+                reasons.append(f"{error.what}, {error.why}")
+        return tried.model_copy(update={"gate": report, "refused": "; ".join(reasons)})
 
     def _gate(self) -> Gate:
         assert self.gate is not None, "quantised engines are planned only where a calibration set is"
@@ -160,14 +178,16 @@ class Build:
 
         frames = self.evidence.calibration
         assert frames is not None
-        total = len(frames.recipe.calibration)
-        return ranges_of(
-            self.model,
-            frames,
-            self.names,
-            self.evidence.ranges,
-            lambda done: self.progress(f"{tried.backend} {tried.precision}: ranges of {done} of {total} frames"),
-        )
+        if self._measured is None:
+            total = len(frames.recipe.calibration)
+            self._measured = ranges_of(
+                self.model,
+                frames,
+                self.names,
+                self.evidence.ranges,
+                lambda done: self.progress(f"{tried.backend} {tried.precision}: ranges of {done} of {total} frames"),
+            )
+        return self._measured
 
     def _model(self, kind: type[EngineBackend], tried: Candidate, kept: Collection[str]) -> bytes:
         """The graph as the backend takes it."""
@@ -185,32 +205,27 @@ class Build:
             )
         return model
 
-    @contextmanager
-    def _opened(self, kind: type[EngineBackend], precision: Precision, payload: bytes) -> Iterator[Run]:
-        """The engine, after it has given the golden answers."""
-        with closing(kind.open(payload, source=self.source, precision=precision)) as backend:
-            check_golden(backend, self.bundle.directory / golden_name(self.mode), precision, self.max_batch)
-            yield backend.run
-
     def timed(self, built: Sequence[tuple[Candidate, bytes]]) -> list[tuple[Candidate, bytes]]:
         """The same with their median milliseconds; all take turns, so that a busy machine slows all alike."""
         golden = read_golden_inputs(self.bundle.directory / golden_name(self.mode))
         feeds = {name: array[:1] for name, array in golden.items()}
         self.progress("timing")
         with ExitStack() as stack:
-            backends = [
-                stack.enter_context(
-                    closing(backend_class(one.backend).open(payload, source=self.source, precision=one.precision))
-                )
-                for one, payload in built
-                if payload
-            ]
-            times = interleaved_ms([partial(backend.run, feeds) for backend in backends])
-        medians = iter([statistics.median(values) for values in times])
-        return [
-            (one.model_copy(update={"median_ms": round(next(medians), 3)}) if payload else one, payload)
-            for one, payload in built
-        ]
+            steps: dict[int, Callable[[], object]] = {}
+            tried = list(built)
+            for index, (one, payload) in enumerate(built):
+                try:
+                    if payload:
+                        opened = backend_class(one.backend).open(payload, source=self.source, precision=one.precision)
+                        backend = stack.enter_context(closing(opened))
+                        backend.run(feeds)
+                        steps[index] = partial(backend.run, feeds)
+                except EngineError as error:  # for instance when there is no room for all of them
+                    tried[index] = one.model_copy(update={"refused": str(error)}), b""
+            for index, times in zip(steps, interleaved_ms(list(steps.values())), strict=True):
+                one, payload = tried[index]
+                tried[index] = one.model_copy(update={"median_ms": round(statistics.median(times), 3)}), payload
+        return tried
 
 
 def interleaved_ms(steps: Sequence[Callable[[], object]]) -> list[list[float]]:
@@ -248,4 +263,6 @@ def defects_from_dataset(bundle: Bundle, mode: str, dataset: Dataset) -> tuple[L
         masks.append(cv2.resize(mask, (int(size[1] or 0), int(size[0] or 0)), interpolation=cv2.INTER_AREA) > 0)
     if not any(mask is None for mask in masks) or all(mask is None for mask in masks):
         raise DataError(f"{dataset.root} cannot judge", why="its test split needs good and defective parts")
-    return Labelled(feeds, masks), frames_digest(items)
+    labels = [hashlib.sha256(b"" if mask is None else mask.tobytes()).hexdigest() for mask in masks]
+    digest = hashlib.sha256("".join([frames_digest(items), *labels]).encode()).hexdigest()
+    return Labelled(feeds, masks), digest

@@ -1,7 +1,7 @@
 """Engines: a bundle made ready for one box, in a directory that only this box will load.
 
     engine.json          what it was built from, for what and on what; digests of the files; signature
-    model.plan           for TensorRT, or model.onnx for ONNX Runtime
+    model.plan           for TensorRT, or model.onnx for ONNX Runtime and OpenVINO
     manifest.json        of the bundle
     thresholds.json      of the bundle
     golden.safetensors   of the bundle: what the engine must answer
@@ -38,7 +38,7 @@ from edge_ad.bundle import (
     golden_name,
 )
 from edge_ad.errors import EngineError
-from edge_ad.files import locked, replace_directory
+from edge_ad.files import locked, replace_directory, write_bytes
 from edge_ad.quantization.gate import GateReport
 from edge_ad.settings import Settings, validated
 from edge_ad.types import Backend
@@ -55,6 +55,7 @@ __all__ = [
     "contents_of",
     "install_engine",
     "load_engine",
+    "lock_path",
     "read_engine",
 ]
 
@@ -143,6 +144,8 @@ class EngineKey(Settings):
         mode = f" --mode {self.mode}" if self.mode != FULL else ""
         asked = self.request
         given = " --calibration SET" if asked.calibration else ""
+        given += f" --ranges {asked.ranges}" if asked.ranges not in ("", "minmax") else ""
+        given += " --defects DATASET" if asked.defects else ""
         return (
             f"edge-ad build-engine BUNDLE --backend {asked.backend} --precision {asked.precision}{given}{mode}{batch}"
         )
@@ -248,6 +251,11 @@ def contents_of(bundle: Bundle, mode: str, payload_name: str, payload: bytes) ->
     return {name: bundle.content(source) for source, name in names.items()} | {payload_name: payload}
 
 
+def lock_path(directory: Path) -> Path:
+    """The lock of whoever changes an engine's directory."""
+    return directory.with_name(f".{directory.name}.lock")
+
+
 def install_engine(
     directory: Path, key: EngineKey, candidates: tuple[Candidate, ...], contents: dict[str, bytes]
 ) -> Engine:
@@ -266,11 +274,11 @@ def install_engine(
         aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.new-", dir=directory.parent))
         try:
             for name, content in contents.items():
-                (aside / name).write_bytes(content)
-            (aside / ENGINE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+                write_bytes(aside / name, content)
+            write_bytes(aside / ENGINE, (manifest.model_dump_json(indent=2) + "\n").encode())
             engine, backend = load_engine(aside)
             backend.close()
-            with locked(directory.with_name(f".{directory.name}.lock")):
+            with locked(lock_path(directory)):
                 replace_directory(aside, directory)
         finally:
             shutil.rmtree(aside, ignore_errors=True)

@@ -16,7 +16,7 @@ from typing import Literal
 from edge_ad import __version__
 from edge_ad.backends import BackendName, backend_class, usable_backends
 from edge_ad.backends.base import QUANTIZED, Precision, Progress
-from edge_ad.bundle import FULL, Bundle
+from edge_ad.bundle import FULL, Bundle, Threshold
 from edge_ad.candidates import Build, Evidence
 from edge_ad.engine import (
     ENGINE,
@@ -29,7 +29,7 @@ from edge_ad.engine import (
     contents_of,
     install_engine,
 )
-from edge_ad.errors import ConfigError, EngineError
+from edge_ad.errors import ConfigError, EdgeAdError, EngineError
 from edge_ad.settings import validated
 
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16", "int8", "int8_fp16"]
@@ -92,14 +92,19 @@ def build_engine(
         considered=tuple(backend_class(name).box_facts().backend_version for name in backends),
     )
     before = _built_before(directory, bundle, request, mode, max_batch)
+    build = None
     if before is not None:
         engine, payload = before
         key = EngineKey(**{name: getattr(engine.manifest, name) for name in EngineKey.model_fields})
-        kind = backend_class(key.backend)
-        return install_engine(
-            directory, key, engine.manifest.candidates, contents_of(bundle, mode, kind.payload_name, payload)
-        )
-    build = Build(bundle, mode, max_batch, evidence, progress or _silent)
+        name, candidates = backend_class(key.backend).payload_name, engine.manifest.candidates
+        if engine.manifest.chosen.gate is not None and engine.thresholds.modes.get(mode) != _threshold(bundle, mode):
+            # The gate looks at what the threshold makes of the scores.
+            build = Build(bundle, mode, max_batch, evidence, progress or _silent)
+            again = build.judged(engine.manifest.chosen, payload)
+            candidates = tuple(again if one == engine.manifest.chosen else one for one in candidates)
+        if not any(one.refused for one in candidates if (one.backend, one.precision) == (key.backend, key.precision)):
+            return install_engine(directory, key, candidates, contents_of(bundle, mode, name, payload))
+    build = build or Build(bundle, mode, max_batch, evidence, progress or _silent)
     candidates, chosen, payload = _fastest(build, planned, backends)
     key = _key(bundle, chosen, request, mode, max_batch)
     name = backend_class(chosen.backend).payload_name
@@ -124,12 +129,15 @@ def _fastest(
             if not built[index][0].refused:
                 built = build.timed(built)
     if all(one.refused for one, _ in built) and any(one in QUANTIZED for _, one in planned):
-        built += build.timed([build.candidate(*one) for one in _in_its_place(backends)])
+        others = [one for one in _in_its_place(backends) if one not in planned]
+        built += build.timed([build.candidate(*one) for one in others])
     usable = [one for one in built if not one[0].refused]
     if not usable:
         reasons = "; ".join(f"{one.backend} {one.precision}: {one.refused}" for one, _ in built)
         raise EngineError(
-            f"no engine of {build.bundle.directory} can be used here", why=reasons, remedy="use --precision fp32"
+            f"no engine of {build.bundle.directory} can be used here",
+            why=reasons,
+            remedy="try another --backend, and report this",
         )
     chosen, payload = min(usable, key=lambda pair: pair[0].median_ms or 0.0)
     return tuple(one for one, _ in built), chosen, payload
@@ -144,7 +152,7 @@ def _planned(backends: Sequence[str], precision: PrecisionName, *, judged: bool)
     if not judged and precision in (*QUANTIZED, "bf16"):
         raise ConfigError(
             f"{precision} needs a calibration set",
-            why="its ranges are measured on good frames, and no engine in fewer bits is used unjudged",
+            why="good frames tell its ranges, and whether it judges as the model does",
             remedy="make one with 'edge-ad calibrate BUNDLE DATASET' and pass it with --calibration",
         )
     planned: list[tuple[str, Precision]] = []
@@ -189,6 +197,10 @@ def _key(bundle: Bundle, chosen: Candidate, request: Request, mode: str, max_bat
     return validated(EngineKey, settings, "the engine's settings")
 
 
+def _threshold(bundle: Bundle, mode: str) -> Threshold | None:
+    return bundle.thresholds.modes.get(mode)
+
+
 def _built_before(
     directory: Path, bundle: Bundle, request: Request, mode: str, max_batch: int
 ) -> tuple[Engine, bytes] | None:
@@ -201,10 +213,6 @@ def _built_before(
             return None
         if manifest.options != dict(backend_class(manifest.backend).options):
             return None
-        # The gate looks at what the threshold makes of the scores.
-        judged = any(one.gate is not None for one in manifest.candidates)
-        if judged and engine.thresholds.modes.get(mode) != bundle.thresholds.modes.get(mode):
-            return None
-    except EngineError:
+    except EdgeAdError:  # damaged, foreign, or of a version that knows other backends
         return None
     return engine, payload

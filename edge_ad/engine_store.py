@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge_ad.backends import BACKENDS, backend_class
-from edge_ad.backends.box_key import is_signed
+from edge_ad.backends.box_key import has_key, home_directory, is_signed
 from edge_ad.bundle import GOLDEN, MANIFEST, THRESHOLDS
-from edge_ad.engine import ENGINE, EngineManifest, box_differences, read_engine
+from edge_ad.engine import ENGINE, EngineManifest, box_differences, lock_path, read_engine
 from edge_ad.errors import ConfigError, EdgeAdError, EngineError, MissingExtraError, OutputError
+from edge_ad.files import locked
 from edge_ad.settings import validated
 from edge_ad.verification import Verification, verify_engine
 
@@ -99,7 +100,13 @@ def stored_engines(root: Path) -> list[StoredEngine]:
         raise EngineError(
             f"{root} is not a directory", remedy="build an engine with 'edge-ad build-engine', or name its directory"
         )
-    is_signed(b"", "")  # with a key that cannot be used, every engine would look foreign
+    is_signed(b"", "")  # with a key that cannot be used, every engine would look foreign; and so without one
+    if not has_key():
+        raise EngineError(
+            f"{home_directory()} has no box key",
+            why="without it nobody can tell which engines of this directory were built here",
+            remedy="become the user who builds them, or set EDGE_AD_HOME as for the builds",
+        )
     found = []
     for directory in _directories(root):
         if (directory / ENGINE).is_file():
@@ -134,6 +141,8 @@ def foreign_entries(directory: Path) -> list[str]:
 def remove_engine(directory: Path) -> None:
     """Removes an engine or what a build left behind: its own files, and then the empty directory.
 
+    An engine that this box can use stays: it has come after whoever wants it removed has looked.
+
     Raises:
         OutputError: something else is in it, or it cannot be removed.
     """
@@ -145,10 +154,13 @@ def remove_engine(directory: Path) -> None:
             remedy="move that elsewhere, then prune again",
         )
     try:
-        # engine.json goes last: what is left of an interrupted removal is an engine that the next one finds.
-        for path in sorted(directory.iterdir(), key=lambda path: path.name == ENGINE):
-            path.unlink()
-        directory.rmdir()
+        with locked(lock_path(directory)):
+            if (directory / ENGINE).is_file() and _stored(directory).state == "usable":
+                return  # a build has just put another one in its place
+            # engine.json goes last: what is left of an interrupted removal is an engine that the next one finds.
+            for path in sorted(directory.iterdir(), key=lambda path: path.name == ENGINE):
+                path.unlink()
+            directory.rmdir()
     except OSError as error:
         raise OutputError(
             f"{directory} cannot be removed", why=str(error), remedy="check its owner and permissions"
@@ -212,4 +224,7 @@ def _sentence(error: EdgeAdError) -> str:
 
 def _newest_s(directory: Path) -> float:
     """When something in it was last written, in seconds since the epoch."""
-    return max(path.stat().st_mtime for path in (directory, *directory.iterdir()))
+    try:
+        return max(path.stat().st_mtime for path in (directory, *directory.iterdir()))
+    except FileNotFoundError:  # the build has just finished
+        return time.time()

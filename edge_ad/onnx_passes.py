@@ -104,6 +104,7 @@ def _factor(graph: Graph, node: NodeProto) -> tuple[NodeProto, str, float] | Non
             maker is not None
             and maker.op_type in CONVOLUTIONS
             and all(name in graph.weights for name in maker.input[1:])
+            and value.ndim <= len(graph.weights[maker.input[1]].dims)
         ):
             return maker, source, float(value.item())
     return None

@@ -151,8 +151,11 @@ def _write(directory: Path, contents: dict[str, bytes]) -> None:
         try:
             aside.chmod(0o755)  # the server is often another user
             (aside / VERSION).mkdir()
+            (aside / VERSION).chmod(0o755)
             for name, content in contents.items():
-                (aside / name if name == CONFIG else aside / VERSION / name).write_bytes(content)
+                path = aside / name if name == CONFIG else aside / VERSION / name
+                path.write_bytes(content)
+                path.chmod(0o644)
             replace_directory(aside, directory)
         finally:
             shutil.rmtree(aside, ignore_errors=True)

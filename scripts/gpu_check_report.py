@@ -71,7 +71,7 @@ def _case(case: str, cost: dict[str, float], rows: list[Row], roof: dict[str, fl
 
 def _share(row: Row, cost: dict[str, float], roof: dict[str, float] | None) -> str:
     """Multiply-adds a second, as a share of what matrix products of this precision reach on this GPU."""
-    if row.p50_ms is None or not cost or not roof or row.runner == "onnxruntime":
+    if row.p50_ms is None or not cost or not roof or row.runner in ("onnxruntime", "openvino"):
         return "–"
     reached = 2 * cost["gmac"] * row.batch / row.p50_ms  # GFLOP a millisecond: TFLOP/s
     return f"{100 * reached / roof['int8' if row.precision.startswith('int8') else row.precision]:.1f} %"

@@ -23,6 +23,11 @@ def home_directory() -> Path:
     return Path(os.environ.get("EDGE_AD_HOME") or Path.home() / ".local/share/edge-ad")
 
 
+def has_key() -> bool:
+    """Whether this box has signed anything yet, as this user."""
+    return (home_directory() / "box.key").exists()
+
+
 def sign(message: bytes) -> str:
     """HMAC-SHA256 (hex) of ``message`` under this box's key, which is made on first use.
 

@@ -103,8 +103,7 @@ class OpenVinoBackend:
             results = self._request.infer(arrays, share_inputs=True).to_tuple()
         except RuntimeError as error:
             raise EngineError(f"{self._source} failed in OpenVINO", why=" ".join(str(error).split())) from error
-        # Copied, as the next run writes into the same memory.
-        return {spec.name: np.array(array) for spec, array in zip(self.outputs, results, strict=True)}
+        return {spec.name: array for spec, array in zip(self.outputs, results, strict=True)}
 
     def close(self) -> None:
         """Frees the request; may be called twice."""

@@ -12,8 +12,9 @@ least like those chosen already, so that rare but good looks are among them.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -36,6 +37,7 @@ from edge_ad.types import AnyArray, LabelledFrame
 
 RECIPE = "recipe.toml"
 FRAMES = "frames.safetensors"
+RANGES = "ranges"
 Part = Literal["calibration", "gate"]
 RangeMethod = Literal["minmax", "percentile", "entropy"]
 """How ranges are measured on the frames, see ``edge_ad.quantization.ranges``."""
@@ -182,7 +184,7 @@ def make_calibration_set(
             remedy=f"take at least {MIN_CALIBRATION} and {MIN_GATE}",
         )
     _refuse_other_content(directory)
-    train, validation = _good(dataset, "train"), _good(dataset, "validation")
+    train, validation = (_frames(dataset, split) for split in ("train", "validation"))
     count = min(frames, len(train) // 2)
     if count < MIN_CALIBRATION or len(train) + len(validation) - count < MIN_GATE:
         raise DataError(
@@ -190,31 +192,31 @@ def make_calibration_set(
             why=f"{2 * MIN_CALIBRATION} to choose from and {MIN_GATE} others to judge by are needed",
             remedy="capture more good parts",
         )
-    _refuse_test_frames([*train, *validation], dataset)
-    names = [tensor.name for tensor in bundle.mode(FULL).inputs]
-    laid_out = [feeds_from_frame(item.frame, bundle.manifest.input, names) for item in [*train, *validation]]
-    chosen = k_center(_embeddings(bundle, laid_out[: len(train)], progress), count, seed)
-    rest = [index for index in range(len(train)) if index not in set(chosen)]
-    others = [*range(len(train), len(laid_out)), *np.random.default_rng(seed).permutation(rest)][:gate_frames]
-    parts: dict[Part, list[int]] = {"calibration": chosen, "gate": [int(index) for index in others]}
+    chosen = k_center(_embeddings(bundle, dataset, train, validation, progress), count, seed)
+    rest = np.random.default_rng(seed).permutation([row for row in range(len(train)) if row not in set(chosen)])
+    parts: dict[Part, list[LabelledFrame]] = {
+        "calibration": [train[row] for row in chosen],
+        "gate": [*validation, *(train[int(row)] for row in rest[: max(0, gate_frames - len(validation))])][
+            :gate_frames
+        ],
+    }
+    names, spec = [tensor.name for tensor in bundle.mode(FULL).inputs], bundle.manifest.input
+    laid_out = {part: [feeds_from_frame(item.frame, spec, names) for item in items] for part, items in parts.items()}
     content = safetensors.numpy.save(
         {
-            f"{part}.{name}": np.concatenate([laid_out[index][name] for index in indices])
-            for part, indices in parts.items()
+            f"{part}.{name}": np.concatenate([feeds[name] for feeds in rows])
+            for part, rows in laid_out.items()
             for name in names
         }
     )
-    items = [*train, *validation]
     records = {
-        part: tuple(
-            FrameRecord(source=_source(items[index], dataset), digest=frame_digest(items[index])) for index in rows
-        )
-        for part, rows in parts.items()
+        part: tuple(FrameRecord(source=_source(item, dataset), digest=frame_digest(item)) for item in items)
+        for part, items in parts.items()
     }
     recipe = CalibrationRecipe(
         schema_version=1,
         product=bundle.manifest.name,
-        input_sha256=input_digest(bundle.manifest.input),
+        input_sha256=input_digest(spec),
         method=f"greedy k-center over the teacher's pooled features ({bundle.manifest.backbone})",
         seed=seed,
         considered=len(train),
@@ -255,48 +257,59 @@ def read_calibration_set(directory: Path) -> CalibrationSet:
     return CalibrationSet(directory, recipe)
 
 
-def _good(dataset: Dataset, split: str) -> list[LabelledFrame]:
-    """The frames of a split that may be used, none of which shows a defect."""
-    if split not in dataset.splits:
-        return []
-    items = list(dataset.frames(split))
-    for item in items:
-        if item.is_anomalous:
-            raise DataError(
-                f"{item.path} shows a defect ({item.defect})",
-                why="a calibration set holds good parts only, as the model learned from",
-                remedy=f"remove it from the {split} split",
-            )
-    return items
-
-
-def _refuse_test_frames(items: Sequence[LabelledFrame], dataset: Dataset) -> None:
-    tests = {frame_digest(item) for item in dataset.frames("test")} if "test" in dataset.splits else set()
-    for item in items:
-        if frame_digest(item) in tests:
-            raise DataError(
-                f"{item.path} is a test frame too",
-                why="what an engine is tuned on must not judge it later",
-                remedy="remove it from one of the splits",
-            )
+def _frames(dataset: Dataset, split: str) -> Sequence[LabelledFrame]:
+    """The frames of a split, read when asked for; none where there is no such split."""
+    return dataset.frames(split) if split in dataset.splits else ()
 
 
 def _refuse_other_content(directory: Path) -> None:
-    if directory.is_file() or (directory.is_dir() and not (directory / RECIPE).is_file() and any(directory.iterdir())):
+    own = {RECIPE, FRAMES, RANGES}
+    if directory.is_file() or (directory.is_dir() and any(path.name not in own for path in directory.iterdir())):
         raise ConfigError(
             f"{directory} is not a calibration set", why="something else is there", remedy="name another --output"
         )
 
 
-def _embeddings(bundle: Bundle, laid_out: Sequence[Feeds], progress: Callable[[int, int], None]) -> AnyArray:
-    """The frames' pooled features, each dimension with variance 1: float (N, D)."""
+def _embeddings(
+    bundle: Bundle,
+    dataset: Dataset,
+    train: Sequence[LabelledFrame],
+    validation: Sequence[LabelledFrame],
+    progress: Callable[[int, int], None],
+) -> AnyArray:
+    """The training frames' pooled features, each dimension with variance 1: float (N, D); one frame is in memory.
+
+    Raises:
+        DataError: a frame shows a defect, is a test frame too, or does not fit the model.
+    """
+    tests = {frame_digest(item) for item in _frames(dataset, "test")}
+    names = [tensor.name for tensor in bundle.mode(FULL).inputs]
     backend = OnnxRuntimeBackend.open(bundle.graph(EMBEDDING), source=str(bundle.directory / EMBEDDING))
-    vectors = []
-    for done, feeds in enumerate(laid_out, 1):
-        vectors.append(backend.run(feeds)["embedding"][0])
-        progress(done, len(laid_out))
+    vectors, total = [], len(train) + len(validation)
+    for row, item in enumerate(itertools.chain(train, validation)):
+        _check_usable(item, tests)
+        if row < len(train):
+            feeds = feeds_from_frame(item.frame, bundle.manifest.input, names)
+            vectors.append(backend.run(feeds)["embedding"][0])
+        progress(row + 1, total)
     stacked = np.stack(vectors).astype(np.float64)
     return np.asarray((stacked - stacked.mean(0)) / np.maximum(stacked.std(0), 1e-6))
+
+
+def _check_usable(item: LabelledFrame, tests: Collection[str]) -> None:
+    """Refuses defects, and frames that are among the tests."""
+    if item.is_anomalous:
+        raise DataError(
+            f"{item.path} shows a defect ({item.defect})",
+            why="a calibration set holds good parts only, as the model learned from",
+            remedy="remove it from its split",
+        )
+    if frame_digest(item) in tests:
+        raise DataError(
+            f"{item.path} is a test frame too",
+            why="what an engine is tuned on must not judge it later",
+            remedy="remove it from one of the splits",
+        )
 
 
 def _source(item: LabelledFrame, dataset: Dataset) -> str:

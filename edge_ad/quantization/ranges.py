@@ -24,7 +24,7 @@ from onnxruntime.quantization.calibrate import (
 
 from edge_ad.errors import OutputError
 from edge_ad.files import write_bytes
-from edge_ad.quantization.calibration import CalibrationSet, RangeMethod
+from edge_ad.quantization.calibration import RANGES, CalibrationSet, RangeMethod
 from edge_ad.quantization.network import network_nodes
 from edge_ad.types import AnyArray
 
@@ -37,7 +37,7 @@ METHODS = {
     "entropy": CalibrationMethod.Entropy,
 }
 PERCENTILE = 99.999
-BINS = 2048
+BINS, ENTROPY_BINS = 2048, 1024
 
 _log = logging.getLogger(__name__)
 
@@ -61,8 +61,8 @@ def ranges_of(
     Raises:
         DataError: the set lacks an input.
     """
-    key = {"model": hashlib.sha256(model).hexdigest(), "frames": frames.digest, "method": method}
-    path = frames.directory / "ranges" / f"{key['model'][:16]}-{method}.json"
+    key = {"model": hashlib.sha256(model).hexdigest(), "frames": frames.digest, "method": f"{method} 2"}
+    path = frames.directory / RANGES / f"{key['model'][:16]}-{method}.json"
     try:
         kept = json.loads(path.read_text())
         if kept["key"] == key:
@@ -112,13 +112,17 @@ def activation_ranges(
     with tempfile.TemporaryDirectory() as directory:
         source = Path(directory) / "model.onnx"
         source.write_bytes(model)
-        options: dict[str, Any] = {"percentile": PERCENTILE, "num_bins": BINS} if method == "percentile" else {}
+        options: dict[RangeMethod, dict[str, Any]] = {
+            "minmax": {},
+            "percentile": {"num_bins": BINS, "percentile": PERCENTILE},
+            "entropy": {"num_bins": ENTROPY_BINS, "num_quantized_bins": 128},
+        }
         calibrator = create_calibrator(
             str(source),
             sorted({node.op_type for node in nodes}),
             str(Path(directory) / "watched.onnx"),
             METHODS[method],
-            extra_options=options,
+            extra_options=options[method],
         )
         with redirect_stdout(io.StringIO()):  # the calibrators print what they do, into what may be a JSON report
             for done, feed in enumerate(feeds, 1):

@@ -197,14 +197,15 @@ class TensorRTBackend:
             capturable = getattr(self._context, "is_stream_capturable", None)  # TensorRT-RTX knows before
             if capturable is not None and not capturable(self._memory.stream):
                 raise EngineError("the engine has steps that a CUDA graph cannot hold")
-            self._memory.begin_capture()
-            try:
-                self._enqueue()
-            except BaseException:
-                with contextlib.suppress(EngineError):
-                    self._memory.free_graph(self._memory.end_capture())
-                raise
-            self._graph = self._memory.end_capture()
+            with self._memory.active():  # so that what pycuda raises is an EngineError in here already
+                self._memory.begin_capture()
+                try:
+                    self._enqueue()
+                except BaseException:
+                    with contextlib.suppress(EngineError):
+                        self._memory.free_graph(self._memory.end_capture())
+                    raise
+                self._graph = self._memory.end_capture()
         except EngineError as error:
             self._cuda_graphs = False
             _LOG.warning("running without CUDA graphs: %s", error)
