@@ -100,18 +100,18 @@ def stored_engines(root: Path) -> list[StoredEngine]:
         raise EngineError(
             f"{root} is not a directory", remedy="build an engine with 'edge-ad build-engine', or name its directory"
         )
-    is_signed(b"", "")  # with a key that cannot be used, every engine would look foreign; and so without one
-    if not has_key():
-        raise EngineError(
-            f"{home_directory()} has no box key",
-            why="without it nobody can tell which engines of this directory were built here",
-            remedy="become the user who builds them, or set EDGE_AD_HOME as for the builds",
-        )
+    is_signed(b"", "")  # with a key that cannot be used, every engine would look foreign
     found = []
     for directory in _directories(root):
         if (directory / ENGINE).is_file():
             with contextlib.suppress(FileNotFoundError):  # a build has just put another one in its place
                 found.append(_stored(directory))
+    if found and not has_key():
+        raise EngineError(
+            f"{home_directory()} has no box key",
+            why="without it nobody can tell which engines of this directory were built here",
+            remedy="become the user who builds them, or set EDGE_AD_HOME as for the builds",
+        )
     return found
 
 
@@ -141,8 +141,6 @@ def foreign_entries(directory: Path) -> list[str]:
 def remove_engine(directory: Path) -> None:
     """Removes an engine or what a build left behind: its own files, and then the empty directory.
 
-    An engine that this box can use stays: it has come after whoever wants it removed has looked.
-
     Raises:
         OutputError: something else is in it, or it cannot be removed.
     """
@@ -154,17 +152,30 @@ def remove_engine(directory: Path) -> None:
             remedy="move that elsewhere, then prune again",
         )
     try:
-        with locked(lock_path(directory)):
-            if (directory / ENGINE).is_file() and _stored(directory).state == "usable":
-                return  # a build has just put another one in its place
-            # engine.json goes last: what is left of an interrupted removal is an engine that the next one finds.
-            for path in sorted(directory.iterdir(), key=lambda path: path.name == ENGINE):
-                path.unlink()
-            directory.rmdir()
+        # engine.json goes last: what is left of an interrupted removal is an engine that the next one finds.
+        for path in sorted(directory.iterdir(), key=lambda path: path.name == ENGINE):
+            path.unlink()
+        directory.rmdir()
     except OSError as error:
         raise OutputError(
             f"{directory} cannot be removed", why=str(error), remedy="check its owner and permissions"
         ) from error
+
+
+def remove_unusable(directory: Path) -> bool:
+    """Removes an engine, or what a build left, unless a build has put a usable one there in the meantime.
+
+    Returns:
+        Whether it was removed.
+
+    Raises:
+        OutputError: as :func:`remove_engine`.
+    """
+    with locked(lock_path(directory)):
+        if (directory / ENGINE).is_file() and _stored(directory).state == "usable":
+            return False
+        remove_engine(directory)
+    return True
 
 
 def verified_engine(engine: StoredEngine) -> VerifiedEngine:

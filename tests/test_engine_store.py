@@ -21,6 +21,7 @@ from edge_ad.engine_store import (
     foreign_entries,
     leftovers,
     remove_engine,
+    remove_unusable,
     stored_engines,
     verified_engine,
 )
@@ -99,9 +100,22 @@ def test_what_cannot_be_used_says_why(root: Path, change: Callable[[Path], objec
 
 
 def test_engines_of_another_box_are_stale(root: Path, tmp_path: Path) -> None:
-    (tmp_path / "home/box.key").unlink()
+    (tmp_path / "home/box.key").write_bytes(bytes(32))
     assert set(states(root).values()) == {"stale"}
+
+
+def test_without_a_key_nothing_is_called_stale(root: Path, tmp_path: Path) -> None:
+    """As for another user than the one who built them."""
+    (tmp_path / "home/box.key").unlink()
+    with pytest.raises(EngineError, match="has no box key"):
+        stored_engines(root)
     assert not (tmp_path / "home/box.key").exists()
+
+
+def test_an_engine_that_came_in_the_meantime_stays(root: Path) -> None:
+    usable = next(engine for engine in stored_engines(root) if engine.state == "usable")
+    assert not remove_unusable(usable.directory)
+    assert (usable.directory / "engine.json").is_file()
 
 
 def test_with_an_unsafe_key_nothing_is_called_stale(root: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from edge_ad.engine_store import (
     VerifiedEngine,
     foreign_entries,
     leftovers,
-    remove_engine,
+    remove_unusable,
     stored_engines,
     verified_engine,
 )
@@ -126,9 +126,7 @@ def prune_engines(
     if asked and not typer.confirm(f"Remove {len(going)}?", err=True):
         notes.print("nothing removed")
         return
-    removed = [] if dry_run else list(going)
-    for path in removed:
-        remove_engine(path)
+    removed = [] if dry_run else [path for path in going if remove_unusable(path)]
     if json_output:
         print_json(
             {

@@ -196,9 +196,7 @@ def make_calibration_set(
     rest = np.random.default_rng(seed).permutation([row for row in range(len(train)) if row not in set(chosen)])
     parts: dict[Part, list[LabelledFrame]] = {
         "calibration": [train[row] for row in chosen],
-        "gate": [*validation, *(train[int(row)] for row in rest[: max(0, gate_frames - len(validation))])][
-            :gate_frames
-        ],
+        "gate": list(itertools.islice(itertools.chain(validation, (train[int(row)] for row in rest)), gate_frames)),
     }
     names, spec = [tensor.name for tensor in bundle.mode(FULL).inputs], bundle.manifest.input
     laid_out = {part: [feeds_from_frame(item.frame, spec, names) for item in items] for part, items in parts.items()}
@@ -284,10 +282,11 @@ def _embeddings(
     """
     tests = {frame_digest(item) for item in _frames(dataset, "test")}
     names = [tensor.name for tensor in bundle.mode(FULL).inputs]
+    feeds_from_frame(train[0].frame, bundle.manifest.input, names)  # fails before anything takes time
     backend = OnnxRuntimeBackend.open(bundle.graph(EMBEDDING), source=str(bundle.directory / EMBEDDING))
     vectors, total = [], len(train) + len(validation)
     for row, item in enumerate(itertools.chain(train, validation)):
-        _check_usable(item, tests)
+        _check_usable(item, "train" if row < len(train) else "validation", tests)
         if row < len(train):
             feeds = feeds_from_frame(item.frame, bundle.manifest.input, names)
             vectors.append(backend.run(feeds)["embedding"][0])
@@ -296,13 +295,13 @@ def _embeddings(
     return np.asarray((stacked - stacked.mean(0)) / np.maximum(stacked.std(0), 1e-6))
 
 
-def _check_usable(item: LabelledFrame, tests: Collection[str]) -> None:
+def _check_usable(item: LabelledFrame, split: str, tests: Collection[str]) -> None:
     """Refuses defects, and frames that are among the tests."""
     if item.is_anomalous:
         raise DataError(
             f"{item.path} shows a defect ({item.defect})",
             why="a calibration set holds good parts only, as the model learned from",
-            remedy="remove it from its split",
+            remedy=f"remove it from the {split} split",
         )
     if frame_digest(item) in tests:
         raise DataError(

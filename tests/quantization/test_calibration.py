@@ -136,7 +136,7 @@ def test_a_set_made_again_is_the_same(
     )
     assert again.recipe == calibration_set.recipe
     assert again.digest == calibration_set.digest == file_digest(again.directory / FRAMES).sha256
-    assert told == [(done, 10) for done in range(1, 11)]
+    assert told == [(done, 15) for done in range(1, 16)]
     other = make_calibration_set(bundle, dataset, tmp_path / "again", frames=4, gate_frames=8, seed=1)
     assert (len(other.recipe.calibration), len(other.recipe.gate)) == (4, 8)
     assert read_calibration_set(tmp_path / "again") == other
