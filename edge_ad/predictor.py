@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_ad.backends.golden import check_golden
 from edge_ad.backends.kserve import open_served
 from edge_ad.backends.kserve_uri import ServedModelUri
 from edge_ad.backends.onnxruntime import OnnxRuntimeBackend
@@ -18,6 +19,7 @@ from edge_ad.bundle import (
     InputSpec,
     Manifest,
     Thresholds,
+    golden_name,
     model_name,
     read_bundle,
 )
@@ -145,6 +147,7 @@ def open_predictor(model: str | Path, mode: str | None = None) -> Predictor:
     if (directory / MANIFEST).is_file():
         bundle = read_bundle(directory)
         backend = OnnxRuntimeBackend.open(bundle.model(mode), source=str(bundle.directory / model_name(mode)))
+        check_golden(backend, bundle.directory / golden_name(mode), "fp32")
         described = _described(bundle.manifest, mode, "onnx")
         return Predictor(backend, bundle.manifest.input, bundle.thresholds, bundle.digest, described, mode)
     if path.suffix == ".safetensors" or (path / "checkpoint.safetensors").is_file():

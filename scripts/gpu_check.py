@@ -2,7 +2,8 @@
 
     python scripts/gpu_check.py prepare --output DIR    where torch is: graphs, golden answers, PyTorch's own timings
     python scripts/gpu_check.py check --output DIR      where TensorRT is, torch not needed: builds, answers, latencies
-    python scripts/gpu_check.py report --output DIR     both as DIR/report.md
+    python scripts/gpu_check.py gate --output DIR --bundle BUNDLE --calibration SET    what the accuracy gate says
+    python scripts/gpu_check.py report --output DIR     all of it as DIR/report.md
 
 The parts may run on different machines: carry DIR. PyTorch's timings and the roofline are measured only if
 ``prepare`` sees a GPU. ``prepare`` and ``check`` keep what they have and go on from there when called again, so
@@ -70,6 +71,19 @@ def check(
     plan = Plan(cases, comma_separated(precisions), tuple(int(x) for x in comma_separated(batches)), rounds, rebuild)
     if not check_all(output, backend, plan, budget_s):
         raise typer.Exit(1)
+
+
+@app.command()
+def gate(
+    output: Output,
+    bundle: Annotated[Path, typer.Option(help="A trained model.")],
+    calibration: Annotated[Path, typer.Option(help="Its calibration set.")],
+    backend: Annotated[str, typer.Option(help="tensorrt, or another one.")] = "tensorrt",
+) -> None:
+    """Builds every precision of a trained model here, and tells what the accuracy gate says of each."""
+    from gpu_check_engines import judge
+
+    judge(output, bundle, calibration, backend)
 
 
 @app.command()

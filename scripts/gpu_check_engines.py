@@ -15,11 +15,12 @@ from gpu_check_results import CASES, GOLDEN, MODEL, QUANTIZED, Row, read_results
 from rich.console import Console
 from rich.markup import escape
 
-from edge_ad.backends import backend_class
+from edge_ad.backends import BackendName, backend_class
 from edge_ad.backends.base import QUANTIZED as QUANTIZED_PRECISIONS
 from edge_ad.backends.base import EngineBackend, Precision
 from edge_ad.backends.golden import check_golden
 from edge_ad.errors import EdgeAdError, MissingExtraError
+from edge_ad.files import write_bytes
 from edge_ad.types import AnyArray, Backend
 
 UNFINISHED = "the process ended while this engine was tried"
@@ -34,6 +35,29 @@ class Plan:
     batches: tuple[int, ...]
     rounds: int
     rebuild: bool
+
+
+def judge(output: Path, bundle: Path, calibration: Path, backend: str) -> None:
+    """Lets every precision of a trained model pass the accuracy gate, or not, and keeps ``gate-BACKEND.json``.
+
+    Raises:
+        EdgeAdError: as :func:`edge_ad.engine_build.build_engine`.
+    """
+    from edge_ad.bundle import read_bundle
+    from edge_ad.candidates import Evidence
+    from edge_ad.engine_build import build_engine
+    from edge_ad.quantization.calibration import read_calibration_set
+
+    console, evidence = Console(), Evidence(read_calibration_set(calibration))
+    engine = build_engine(
+        read_bundle(bundle),
+        output / f"engine-{backend}",
+        backend=cast(BackendName, backend),
+        precision="auto",
+        evidence=evidence,
+        progress=lambda text: console.print(f"[dim]{escape(text)}"),
+    )
+    write_bytes(output / f"gate-{backend}.json", engine.manifest.model_dump_json(indent=1).encode())
 
 
 def check_all(output: Path, backend: str, plan: Plan, budget_s: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,28 @@ def markdown(output: Path) -> str:
     for case in dict.fromkeys(row.case for row in rows):
         cost = prepared.get("cases", {}).get(case, {})
         parts += _case(case, cost, [row for row in rows if row.case == case], prepared.get("roofline"))
+    parts += _gates(sorted(output.glob("gate-*.json")))
     failures = [row for row in rows if row.error]
     parts += ["## Failures" if failures else "No failures.", ""]
     parts += [
         f"- {row.case}, {row.runner} {row.precision} batch {row.batch} {row.variant}: {row.error}" for row in failures
     ]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _gates(paths: Iterable[Path]) -> list[str]:
+    """What the accuracy gate said of a trained model in each precision."""
+    head = ["engine", "p50, ms", "rank correlation", "shift, σ", "I-AUROC drop", "AUPRO drop", "layers kept", "refused"]
+    body = []
+    for path in paths:
+        for one in json.loads(path.read_text())["candidates"]:
+            gate = one["gate"] or {}
+            drops = gate.get("defects") or gate.get("pasted") or {}
+            figures = [one["median_ms"], gate.get("rank_correlation"), gate.get("shift_sigma")]
+            figures += [drops.get("image_auroc_drop"), drops.get("aupro_drop")]
+            kept = str(len(one["kept"]))
+            body.append([f"{one['backend']} {one['precision']}", *map(_number, figures), kept, one["refused"]])
+    return ["## The accuracy gate", "", *_table(head, body)] if body else []
 
 
 def _torch_box(facts: dict[str, Any]) -> list[str]:
