@@ -112,7 +112,8 @@ def test_auto_tries_all_and_takes_the_fastest_that_passes(
     ]
     for one in manifest.candidates:
         unusable = one.precision == "bf16" and "this CPU does not compute in it" in one.refused
-        assert unusable or not one.refused
+        # BF16 rounds depth as well, and may miss the golden answers even where the gate is lenient.
+        assert one.precision == "bf16" or not one.refused
         assert (one.gate is None) == (one.precision == "fp32" or unusable)
         assert (one.median_ms is None) == unusable
     usable = [one for one in manifest.candidates if not one.refused]
@@ -329,9 +330,15 @@ def test_what_was_judged_by_another_threshold_is_judged_again(
     engine = build_engine(changed, tmp_path / "fp32", backend="onnxruntime", precision="fp32", evidence=evidence)
     assert engine.thresholds.modes[FULL].value == 1.0
     assert asked == []
+    engine = build_engine(changed, tmp_path / "int8", backend="onnxruntime", precision="int8", evidence=evidence)
+    assert engine.thresholds.modes[FULL].value == 1.0
+    assert asked == []
+    assert engine.manifest.chosen.gate is not None and engine.manifest.chosen.gate.passed
+    other = write_thresholds(copy, Thresholds(modes={FULL: full.model_copy(update={"value": 2.0})}))
+    monkeypatch.setattr(gate, "MAX_FALSE_REJECT_POINTS", -1.0)
     with pytest.raises(AssertionError):
-        build_engine(changed, tmp_path / "int8", backend="onnxruntime", precision="int8", evidence=evidence)
-    assert asked == ["onnxruntime int8"]
+        build_engine(other, tmp_path / "int8", backend="onnxruntime", precision="int8", evidence=evidence)
+    assert asked == ["onnxruntime int8"], "one that does not pass with it is built anew"
 
 
 @pytest.mark.parametrize(
