@@ -11,7 +11,7 @@ from edge_ad.engine import Candidate, EngineManifest
 CAPTION = (
     "ms: median of the engine alone. The rest is against fp32, on good frames: rank correlation of the scores, their "
     "largest shift in standard deviations, false rejects in points; then I-AUROC and AUPRO in points, with {defects} "
-    "defects."
+    "defects. ✓ chosen, ✗ refused."
 )
 
 
@@ -26,11 +26,7 @@ def print_engine(manifest: EngineManifest) -> None:
     if asked.precision not in ("auto", manifest.precision):
         notes.print(f"  [yellow]{manifest.precision} in place of {asked.precision}")
     if chosen.kept:
-        notes.print(
-            f"  {len(chosen.kept)} layers stay in floating point, as the gate asks for it: "
-            f"[dim]{escape(', '.join(chosen.kept))}",
-            soft_wrap=True,
-        )
+        notes.print(f"  {len(chosen.kept)} layers stay in floating point, as the gate asks for it (see engine.json)")
     if asked.precision == "auto" and not asked.calibration:
         notes.print("  INT8 was not tried: it needs a calibration set, see [bold]edge-ad calibrate --help[/]")
 
@@ -42,16 +38,11 @@ def _table(manifest: EngineManifest) -> Table:
     table.add_column("engine", no_wrap=True)
     for heading in ("ms", "rank", "shift", "rejects", "AUROC", "AUPRO") if gates else ("ms",):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("")
     for one in manifest.candidates:
-        table.add_row(f"{one.backend} {one.precision}", *_figures(one, gated=bool(gates)), _verdict(one, manifest))
+        style = "green" if one == manifest.chosen else "dim" if one.refused else ""
+        mark = "✓ " if one == manifest.chosen else "✗ " if one.refused else "  "
+        table.add_row(f"{mark}{one.backend} {one.precision}", *_figures(one, gated=bool(gates)), style=style)
     return table
-
-
-def _verdict(one: Candidate, manifest: EngineManifest) -> str:
-    if one.refused:
-        return "[red]refused[/]"
-    return "[green]chosen[/]" if one == manifest.chosen else ""
 
 
 def _figures(one: Candidate, *, gated: bool) -> list[str]:
