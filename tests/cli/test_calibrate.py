@@ -84,7 +84,7 @@ def test_from_good_frames_to_an_engine_in_int8(
     assert report.defects is not None
     assert f"{report.rank_correlation:.4f}" in built.stdout
     assert f"{-report.defects.image_auroc_drop:+.2f}" in built.stdout
-    assert "chosen" in built.stdout
+    assert f"✓ {engine.manifest.backend} int8" in words(built.stdout)
     assert f", int8: {directory}" in words(built.stderr)
     assert f"edge-ad run --engine {directory} --camera realsense" in words(built.stderr)
 
@@ -142,10 +142,11 @@ def test_what_was_built_in_place_of_int8_is_said(
     said = words(built.stderr)
     assert "onnxruntime int8 refused: the scores' rank correlation is" in said
     assert "(at least 1.1) fp32 in place of int8" in said
-    assert "refused" in built.stdout
+    assert "✗ onnxruntime int8" in words(built.stdout)
+    assert "✓ onnxruntime fp32" in words(built.stdout)
 
 
-def test_layers_that_stay_in_floating_point_are_named(
+def test_layers_that_stay_in_floating_point_are_told_and_named_in_the_manifest(
     bundle: Path, noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lenient: None
 ) -> None:
     layer = "make_teacher"
@@ -157,7 +158,8 @@ def test_layers_that_stay_in_floating_point_are_named(
     monkeypatch.setattr(Build, "mended", kept)
     monkeypatch.setattr(gate, "MIN_RANK_CORRELATION", 1.1)
     built = done("build-engine", bundle, "--precision", "int8", "--calibration", noise, "-o", tmp_path / "engine")
-    assert f"1 layers stay in floating point, as the gate asks for it: {layer}" in words(built.stderr)
+    assert "1 layers stay in floating point, as the gate asks for it (see engine.json)" in words(built.stderr)
+    assert read_engine(tmp_path / "engine").manifest.chosen.kept == (layer,)
 
 
 @pytest.mark.parametrize(
