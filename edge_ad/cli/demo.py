@@ -151,9 +151,7 @@ def _export(clock: _Clock, run_dir: Path, bundle_dir: Path) -> None:
 def _build(clock: _Clock, data: Path, bundle_dir: Path, calibration_dir: Path, engine_dir: Path) -> None:
     bundle = read_bundle(bundle_dir)
     with clock.step("choose a calibration set", "comparing frames") as advance:
-        frames = make_calibration_set(
-            bundle, open_dataset(data), calibration_dir, frames=16, gate_frames=30, progress=advance
-        )
+        frames = make_calibration_set(bundle, open_dataset(data), calibration_dir, frames=16, progress=advance)
     with clock.step("build the fastest engine that judges as the model does", "building"):
         engine = build_engine(bundle, engine_dir, backend="auto", precision="auto", evidence=Evidence(frames))
     print_engine(engine.manifest)
