@@ -84,6 +84,9 @@ class Frame:
         sequence: the camera's frame number; a gap means lost frames.
         source: where it came from: a file path or a camera URI.
         part_id: the part in view, where a trigger named it.
+        skew_ms: time between the exposures of colour and depth, by the camera's own clock.
+        metadata: what the sensor tells of this capture, such as ``exposure_us``, ``gain``,
+            ``temperature_c``; what it does not tell is absent.
     """
 
     rgb: UInt8Array | None = None
@@ -95,6 +98,8 @@ class Frame:
     sequence: int = 0
     source: str = ""
     part_id: str | None = None
+    skew_ms: float = 0.0
+    metadata: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shapes = set()
@@ -218,24 +223,44 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The decision on one frame, the threshold it was made with, and where the defects are."""
+    """The decision on one frame, the threshold it was made with, and where the defects are.
+
+    Attributes:
+        decision: the answer.
+        threshold: a score above it is NG.
+        regions: where, for NG.
+        reason: why it is ERROR, or why it was judged with fewer sensors than there should be.
+        mode: the operating mode that judged: ``full``, ``rgb_only`` or ``3d_only``; empty where none did.
+    """
 
     decision: Decision
     threshold: float
     regions: tuple[Region, ...] = ()
     reason: str = ""
+    mode: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
     """Frame, result and verdict together: the only thing that sinks receive.
 
-    ``result`` is None when the frame could not be judged (decision ERROR).
+    Attributes:
+        frame: the capture; where there was none, a black pixel that carries the part's name.
+        verdict: the decision.
+        result: None when the frame could not be judged (decision ERROR).
+        model_id: digest of the model that judged or would have.
+        recipe: the product's recipe; empty where there is none.
+        triggered_ns: when the part was triggered, on the host's monotonic clock; 0 without a trigger.
+        deadline_ns: when its verdict had to be out, on the same clock; 0 without a deadline.
     """
 
     frame: Frame
     verdict: Verdict
     result: AnomalyResult | None = None
+    model_id: str = ""
+    recipe: str = ""
+    triggered_ns: int = 0
+    deadline_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +282,43 @@ class CameraInfo:
     details: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class CameraCaps:
+    """What a camera can do, known before it is opened.
+
+    Attributes:
+        live: frames keep coming, or can be had, for as long as it is open; False for files, which end.
+        images: what its frames hold, of ``rgb``, ``depth`` and ``normals``.
+        paced: frames come at a steady rate, so that silence means trouble; False where a trigger makes
+            them, and for files.
+        software_trigger: ``trigger`` makes it take one capture.
+        hardware_trigger: it waits for a signal on its own input line.
+        options: names that ``set`` takes.
+    """
+
+    live: bool = True
+    images: tuple[str, ...] = ("rgb", "depth")
+    paced: bool = True
+    software_trigger: bool = False
+    hardware_trigger: bool = False
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CameraHealth:
+    """How an open camera is.
+
+    Attributes:
+        temperature_c: of its hottest sensor; None where it does not tell.
+        dropped: captures that were not delivered, by cause, over the camera's life.
+        details: further figures by name, with their units in the names.
+    """
+
+    temperature_c: float | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
 class ReadStatus(Enum):
     """Why a read returned no frame. These are ordinary events, not errors."""
 
@@ -267,17 +329,66 @@ class ReadStatus(Enum):
 
 @runtime_checkable
 class Camera(Protocol):
-    """A source of frames. ``open`` before ``read``; ``close`` may be called twice."""
+    """A source of frames. ``open`` before ``read``; ``close`` may be called twice.
+
+    Used from one thread; ``edge_ad.cameras.base.CameraDriver`` has what most drivers share.
+    """
+
+    @property
+    def caps(self) -> CameraCaps:
+        """What it can do, also before it is opened."""
+
+    @property
+    def info(self) -> CameraInfo | None:
+        """What the open camera is; None while it is closed."""
 
     def open(self) -> CameraInfo:
-        """Starts the stream.
+        """Starts the stream; afresh where it is open.
 
         Raises:
             CameraError: the device is absent, busy or cannot stream as asked.
         """
 
     def read(self, timeout_s: float) -> Frame | ReadStatus:
-        """The next frame, which owns its memory, or why there is none within ``timeout_s``."""
+        """The next frame, which owns its memory, or why there is none within ``timeout_s``.
+
+        Raises:
+            CameraError: the camera is not open, or has failed and must be opened again.
+            DataError: this capture is lost; the next read may be good.
+        """
+
+    def trigger(self, part_id: str = "") -> None:
+        """Takes one capture, which ``read`` then delivers, with ``part_id`` where the camera can tell it apart.
+
+        Raises:
+            ConfigError: it has no software trigger.
+            CameraError: the camera is not open, or refuses.
+        """
+
+    def set(self, **options: float | str) -> None:
+        """Changes settings while it is open; ``caps.options`` names them.
+
+        Raises:
+            ConfigError: an option is unknown or out of range.
+            CameraError: the camera is not open, or refuses.
+        """
+
+    def health(self) -> CameraHealth:
+        """How it is; quick, and possible while it is closed."""
+
+    def restart(self) -> None:
+        """Stops and starts the stream of the open device: the mildest cure for one that is silent.
+
+        Raises:
+            CameraError: it does not start.
+        """
+
+    def reset(self) -> None:
+        """Makes the device boot; it is closed afterwards, and may take seconds before it can be opened.
+
+        Raises:
+            CameraError: it is not attached, or cannot be reset by software.
+        """
 
     def close(self) -> None:
         """Stops the stream and frees the device."""

@@ -23,7 +23,7 @@ PACKAGE = Path(__file__).parents[1] / "edge_ad"
 
 LAYERS = (
     {"types", "errors"},
-    {"extras", "settings", "files"},
+    {"extras", "settings", "files", "alarms"},
     {"config"},
     {
         "bundle",

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from pydantic import Field
 
+from edge_ad.cameras.base import CameraDriver
 from edge_ad.cameras.uri import CameraUri
 from edge_ad.data.folder import CAMERA_FILE, CapturePaths, list_captures, read_capture, read_intrinsics
 from edge_ad.errors import CameraError, ConfigError
 from edge_ad.settings import Settings
-from edge_ad.types import CameraInfo, Frame, Intrinsics, ReadStatus
+from edge_ad.types import CameraCaps, CameraInfo, Frame, Intrinsics, ReadStatus
 
 
 class FolderOptions(Settings):
@@ -37,7 +38,7 @@ class ReplayOptions(FolderOptions):
     fps: float = Field(default=30, gt=0, le=1000)
 
 
-class FolderCamera:
+class FolderCamera(CameraDriver):
     """Plays ``DIRECTORY/{rgb,depth}/…`` in the order of the numbers in the file names.
 
     Every capture is delivered, however slowly it is read. One that cannot be read costs one read and
@@ -51,6 +52,8 @@ class FolderCamera:
     """
 
     def __init__(self, directory: Path, *, fps: float = 0, loop: bool = False, live: bool = False) -> None:
+        super().__init__()
+        self.caps = CameraCaps(live=live, paced=live)
         self._directory = directory
         self._period_s = 1 / fps if fps else 0.0
         self._loop, self._live = loop, live
@@ -92,13 +95,14 @@ class FolderCamera:
             warnings.append(f"{self._directory / CAMERA_FILE} is missing: the frames carry no intrinsics")
         if (self._directory / "xyz").is_dir() and self._captures[0].depth is None:
             warnings.append(f"{self._directory / 'xyz'} is not read: only rgb/ and depth/ are, so there is no depth")
-        return CameraInfo(
+        self.info = CameraInfo(
             name="replay" if self._live else "folder",
             serial=str(self._directory),
             live=self._live,
             warnings=tuple(warnings),
             details={"captures": str(len(self._captures))},
         )
+        return self.info
 
     def read(self, timeout_s: float) -> Frame | ReadStatus:
         """The next capture, once it is due.
@@ -131,4 +135,4 @@ class FolderCamera:
 
     def close(self) -> None:
         """Forgets the captures; may be called twice."""
-        self._captures = []
+        self._captures, self.info = [], None

@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections import Counter, deque
+from collections import deque
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BeforeValidator
 
+from edge_ad.cameras.base import CameraDriver
 from edge_ad.cameras.realsense_devices import find_device, list_devices, load_sdk
 from edge_ad.cameras.realsense_frames import FrameMaker
 from edge_ad.cameras.realsense_streams import LiveStream, RecordingStream, StreamMode
 from edge_ad.cameras.uri import CameraUri
 from edge_ad.errors import CameraError, ConfigError
 from edge_ad.settings import Settings
-from edge_ad.types import CameraInfo, Frame, ReadStatus
+from edge_ad.types import CameraCaps, CameraInfo, Frame, ReadStatus
 
 __all__ = ["RealSenseCamera", "RealSenseOptions", "StreamMode", "list_devices"]
 
@@ -48,7 +49,7 @@ class RealSenseOptions(Settings):
     align: Literal["color", "depth"] = "color"
 
 
-class RealSenseCamera:
+class RealSenseCamera(CameraDriver):
     """A camera by serial number, or a recording by path; colour and depth of a frame are one capture.
 
     Args:
@@ -75,7 +76,8 @@ class RealSenseCamera:
         warm_up_s: float = 3.0,
         context: Any = None,
     ) -> None:
-        self.dropped: Counter[str] = Counter()
+        super().__init__()
+        self.caps = CameraCaps(live=path is None, paced=path is None)
         self._serial, self._path = serial, path
         self._depth, self._color, self._align = depth, color, align
         self._warm_up_s = warm_up_s
@@ -121,8 +123,10 @@ class RealSenseCamera:
         context = sdk.context() if self._context is None else self._context
         try:
             if self._path is not None:
-                return self._open_recording(sdk, context, self._path)
-            return self._open_live(sdk, context)
+                self.info = self._open_recording(sdk, context, self._path)
+            else:
+                self.info = self._open_live(sdk, context)
+            return self.info
         except RuntimeError as error:
             self.close()
             raise CameraError(
@@ -222,6 +226,7 @@ class RealSenseCamera:
         """Stops the stream and frees the device; may be called twice."""
         # The pipeline itself must go too: one that lost its device goes on listing it.
         stream, self._stream, self._maker, self._end = self._stream, None, None, None
+        self.info = None
         if stream is not None:
             with contextlib.suppress(RuntimeError):  # the device is gone, there is nothing to stop
                 stream.stop()

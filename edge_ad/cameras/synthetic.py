@@ -8,12 +8,13 @@ from dataclasses import replace
 from numpy.random import default_rng
 from pydantic import Field
 
+from edge_ad.cameras.base import CameraDriver
 from edge_ad.cameras.uri import CameraUri
 from edge_ad.data.defects import DEFECTS
 from edge_ad.data.synthetic import SyntheticProduct
 from edge_ad.errors import CameraError
 from edge_ad.settings import Settings
-from edge_ad.types import CameraInfo, Frame, ReadStatus
+from edge_ad.types import CameraCaps, CameraInfo, Frame, ReadStatus
 
 NANOSECONDS = 1_000_000_000
 # Far from the parts of a data set: the line shows parts that no model of this product was trained on.
@@ -40,7 +41,7 @@ class SyntheticOptions(Settings):
     pool: int = Field(default=32, ge=1, le=10_000)
 
 
-class SyntheticCamera:
+class SyntheticCamera(CameraDriver):
     """Shows rendered parts at a steady rate; ``Frame.source`` says which, e.g. ``synthetic://0007/dent``.
 
     With ``fps`` above 0 the newest frame is read, as from a real camera, and a gap in ``sequence`` shows
@@ -48,6 +49,8 @@ class SyntheticCamera:
     """
 
     def __init__(self, options: SyntheticOptions, name: str = "") -> None:
+        super().__init__()
+        self.caps = CameraCaps(live=options.fps > 0, paced=options.fps > 0)
         self._options = options
         self._name = name
         self._pool: list[Frame] = []
@@ -75,12 +78,13 @@ class SyntheticCamera:
             frame = product.render(FIRST_PART + index, defect).frame
             self._pool.append(replace(frame, source=f"synthetic://{index:04d}/{defect or 'good'}"))
         self._start_ns, self._next = time.monotonic_ns(), 0
-        return CameraInfo(
+        self.info = CameraInfo(
             name="synthetic product",
             serial=self._name or f"seed {options.seed}",
             live=options.fps > 0,
             details={"frames per second": f"{options.fps:g}", "defective": f"{len(defective)} of {options.pool}"},
         )
+        return self.info
 
     def read(self, timeout_s: float) -> Frame | ReadStatus:
         """The newest frame not yet read, waiting for it up to ``timeout_s``.
@@ -117,4 +121,4 @@ class SyntheticCamera:
 
     def close(self) -> None:
         """Frees the pool; may be called twice."""
-        self._pool = []
+        self._pool, self.info = [], None

@@ -87,7 +87,7 @@ def command(
             summary = run_line(
                 source, info, predictor, limit, sinks, max_frames=frames, duration_s=duration_s, on_update=view.update
             )
-    refused = dict(getattr(source, "dropped", {}))
+    refused = dict(source.health().dropped)
     if json_output:
         print_json(_report(summary, info, predictor, limit, refused, view.last_error))
     else:

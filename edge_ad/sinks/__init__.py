@@ -35,7 +35,9 @@ def inspection_record(inspection: Inspection) -> dict[str, Any]:
         "reason": verdict.reason,
         "regions": [dataclasses.asdict(region) for region in verdict.regions],
         "latency_ms": {stage: _finite(duration_ms) for stage, duration_ms in latency_ms.items()},
-        "model_id": "" if result is None else result.model_id,
+        "model_id": inspection.model_id or ("" if result is None else result.model_id),
+        "mode": verdict.mode,
+        "recipe": inspection.recipe,
     }
 
 

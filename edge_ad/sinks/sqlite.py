@@ -13,7 +13,7 @@ from edge_ad.types import Inspection
 APPLICATION_ID = 0x45644164
 """Marks a file as ours, in SQLite's header field for that; ASCII "EdAd"."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
@@ -30,7 +30,9 @@ CREATE TABLE IF NOT EXISTS inspections (
     reason TEXT NOT NULL,
     regions TEXT NOT NULL,
     latency_ms TEXT NOT NULL,
-    model_id TEXT NOT NULL
+    model_id TEXT NOT NULL,
+    mode TEXT NOT NULL DEFAULT '',
+    recipe TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS inspections_by_time ON inspections (recorded_utc);
 CREATE INDEX IF NOT EXISTS inspections_by_decision ON inspections (decision, recorded_utc);
@@ -39,11 +41,19 @@ PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
 
+_FROM_SCHEMA_1 = f"""
+BEGIN IMMEDIATE;
+ALTER TABLE inspections ADD COLUMN mode TEXT NOT NULL DEFAULT '';
+ALTER TABLE inspections ADD COLUMN recipe TEXT NOT NULL DEFAULT '';
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
+"""
+
 _INSERT = """
 INSERT INTO inspections (recorded_utc, timestamp_ns, sequence, source, part_id, decision, score,
-                         threshold, reason, regions, latency_ms, model_id)
+                         threshold, reason, regions, latency_ms, model_id, mode, recipe)
 VALUES (:recorded_utc, :timestamp_ns, :sequence, :source, :part_id, :decision, :score,
-        :threshold, :reason, :regions, :latency_ms, :model_id)
+        :threshold, :reason, :regions, :latency_ms, :model_id, :mode, :recipe)
 """
 
 
@@ -102,7 +112,7 @@ class SqliteSink:
                 "SELECT count(*) FROM sqlite_master",
             )
         )
-        if application == APPLICATION_ID and version != SCHEMA_VERSION:
+        if application == APPLICATION_ID and not 1 <= version <= SCHEMA_VERSION:
             raise OutputError(
                 f"{self._path} has schema {version}",
                 why=f"this edge-ad writes schema {SCHEMA_VERSION}",
@@ -118,6 +128,8 @@ class SqliteSink:
         self._database.execute("PRAGMA synchronous = FULL")
         if application != APPLICATION_ID:
             self._database.executescript(_SCHEMA)
+        elif version < SCHEMA_VERSION:
+            self._database.executescript(_FROM_SCHEMA_1)
 
     def _error(self, error: Exception) -> OutputError:
         return OutputError(

@@ -8,18 +8,20 @@ from collections import Counter
 import numpy as np
 
 from edge_ad.cameras import CameraUri
+from edge_ad.cameras.base import CameraDriver
 from edge_ad.errors import CameraError, DataError
 from edge_ad.types import CameraInfo, Frame, Intrinsics, ReadStatus
 
 INTRINSICS = Intrinsics(fx=60.0, fy=60.0, cx=31.5, cy=31.5, width_px=64, height_px=64)
 
 
-class ScriptedCamera:
+class ScriptedCamera(CameraDriver):
     """Plays its steps, the last one of a live camera for ever; once lost, it does not open again."""
 
     opened = 0
 
     def __init__(self, steps: list[str], *, live: bool) -> None:
+        super().__init__()
         self.dropped = Counter({"mispaired": 2, "incomplete": 0})
         self._steps, self._live = steps, live
         self._next = 0

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_ad.cameras.base import CameraDriver
 from edge_ad.errors import CameraError, ConfigError, DataError, EngineError, OutputError
 from edge_ad.runtime.loop import RunSummary, run
 from edge_ad.runtime.reader import EndReason
@@ -37,10 +38,11 @@ def predict(frame: Frame) -> AnomalyResult:
     return AnomalyResult(anomaly_map, float(anomaly_map.max()), latency_ms={"infer": 1.5})
 
 
-class ScriptedCamera:
+class ScriptedCamera(CameraDriver):
     """Plays its steps, one for each read, and then ends; ``opens`` says how each re-opening goes."""
 
     def __init__(self, *steps: Step, opens: Sequence[Exception | None] = ()) -> None:
+        super().__init__()
         self._steps, self._opens = iter(steps), iter(opens)
         self.opened = self.closed = 0
 

@@ -116,6 +116,8 @@ def test_record_is_plain_json_with_every_field() -> None:
         "regions": [{"x_px": 10, "y_px": 4, "width_px": 10, "height_px": 4, "area_px": 40, "peak": 2.5}],
         "latency_ms": {"infer": 3.5},
         "model_id": "abc",
+        "mode": "",
+        "recipe": "",
     }
 
 
@@ -270,12 +272,26 @@ def test_sqlite_leaves_foreign_databases_as_they_are(statement: str, message: st
     assert path.read_bytes() == before
 
 
+def test_sqlite_brings_an_archive_of_schema_1_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    SqliteSink(path).close()
+    with closing(sqlite3.connect(path)) as database:
+        for column in ("mode", "recipe"):
+            database.execute(f"ALTER TABLE inspections DROP COLUMN {column}")
+        database.execute("PRAGMA user_version = 1")
+    sink = SqliteSink(path)
+    sink.write(make_inspection())
+    sink.close()
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT mode, recipe, decision FROM inspections").fetchall() == [("", "", "NG")]
+
+
 def test_sqlite_refuses_a_newer_schema(tmp_path: Path) -> None:
     path = tmp_path / "results.sqlite"
     SqliteSink(path).close()
     with closing(sqlite3.connect(path)) as database:
-        database.execute("PRAGMA user_version = 2")
-    with pytest.raises(OutputError, match="has schema 2"):
+        database.execute("PRAGMA user_version = 3")
+    with pytest.raises(OutputError, match="has schema 3"):
         SqliteSink(path)
 
 
