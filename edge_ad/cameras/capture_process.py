@@ -103,9 +103,10 @@ class _Capture:
             info = self._camera.open()
             self._reading = True
             return {"info": {**asdict(info), "details": dict(info.details)}}
-        if command == "reset":
+        if command in ("restart", "reset"):
             self._reading = False
         getattr(self._camera, command)(**arguments)
+        self._reading = self._reading or command == "restart"
         return {}
 
     def _read(self) -> None:

@@ -26,6 +26,11 @@ HANG_S = 3.0
 
 CLOSE_S = 2.0
 
+MOST_STARTS = 5
+"""So many processes at most are started"""
+STARTS_WITHIN_S = 60.0
+"""within so long: a driver that crashes at once must not keep the box busy."""
+
 _CHILD = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from edge_ad.cameras.capture_process import main; main(*map(int, sys.argv[2:]))"
@@ -70,6 +75,7 @@ class IsolatedCamera(CameraDriver):
         self._pending: deque[Message] = deque()
         self._health = CameraHealth()
         self._left_s = self._heard_s = 0.0
+        self._starts_s: deque[float] = deque(maxlen=MOST_STARTS)
         self._end: ReadStatus | None = None
 
     @property
@@ -148,8 +154,11 @@ class IsolatedCamera(CameraDriver):
         self._end = None
 
     def reset(self) -> None:
-        """Makes the device boot."""
+        """Makes the device boot, open or not."""
+        if self._process is None or self._process.poll() is not None:
+            self._start()
         self._ask("reset")
+        self.info = None
 
     def respawn(self) -> None:
         """Ends the process, for ``open`` to start a new one."""
@@ -173,6 +182,14 @@ class IsolatedCamera(CameraDriver):
         self._end = None
 
     def _start(self) -> None:
+        now_s = time.monotonic()
+        if len(self._starts_s) == MOST_STARTS and now_s - self._starts_s[0] < STARTS_WITHIN_S:
+            raise CameraError(
+                f"the process of camera {self._uri} was started {MOST_STARTS} times within {STARTS_WITHIN_S:g} s",
+                why=f"the last one: {self.problem}" if self.problem else "",
+                remedy=f"it is tried again in {STARTS_WITHIN_S - now_s + self._starts_s[0]:.0f} s; run: edge-ad doctor",
+            )
+        self._starts_s.append(now_s)
         self._kill(self.problem)
         ring = Ring.create()
         ours, theirs = Channel.pair()
@@ -191,7 +208,7 @@ class IsolatedCamera(CameraDriver):
         self._channel.send("start", camera=self._uri, lossless=self._lossless, drivers=CAMERAS)
 
     def _ask(self, command: str, **arguments: Any) -> None:
-        if self.info is None:
+        if command != "reset" and self.info is None:
             raise CameraError(f"camera {self._uri} is not open", remedy="open it first")
         try:
             self._command(command, OPEN_S, **arguments)

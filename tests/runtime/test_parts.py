@@ -54,9 +54,8 @@ class Line:
     @property
     def outcome(self) -> list[tuple[str, str]]:
         return [
-            (part.part_id, fate.value if fate is not None else found.verdict.decision.value)
+            (part.part_id, (found.verdict.decision if found is not None else fate or Fate.STOPPED).value)
             for part, found, fate, _ in self.answers
-            if fate is not None or found is not None
         ]
 
 
