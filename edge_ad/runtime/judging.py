@@ -185,5 +185,5 @@ class Inspector:
             # A quarter of the rows and columns tells as much, in a sixteenth of the time.
             fill = float(np.count_nonzero(depth[::4, ::4] > 0)) / max(1, depth[::4, ::4].size)
             if fill < self._min_fill:
-                missing["depth"] = f"only {fill:.0%} of the picture has depth"
+                missing["depth"] = f"only {fill:.0%} of the picture has depth" if fill else "no pixel has depth"
         return missing

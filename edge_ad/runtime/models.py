@@ -88,7 +88,7 @@ def _moved(predictor: Predictor, roi: Roi | None) -> Predictor:
     inside = roi.x_px + roi.width_px <= width_px and roi.y_px + roi.height_px <= height_px
     if (roi.width_px, roi.height_px) != (spec.roi.width_px, spec.roi.height_px) or not inside:
         raise ConfigError(
-            f"the ROI {roi.width_px}×{roi.height_px} px at ({roi.x_px}, {roi.y_px}) does not fit {predictor.description}",
+            f"the ROI {roi.width_px}×{roi.height_px} px at {roi.x_px}, {roi.y_px} does not fit {predictor.description}",
             why=f"it was trained on {spec.roi.width_px}×{spec.roi.height_px} px of frames of {width_px}×{height_px} px",
             remedy="move the ROI only, or train again",
         )
