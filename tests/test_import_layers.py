@@ -109,6 +109,8 @@ ON_DEMAND = {
 
 VENDORS = {
     "pyrealsense2": {"cameras/realsense_devices.py"},
+    "harvesters": {"cameras/genicam_devices.py"},
+    "genicam": {"cameras/genicam_devices.py"},
     "ray": {"cluster.py"},
     "sklearn": {"models/cmdiad.py"},
     "tensorrt": {"backends/tensorrt/loader.py"},
@@ -269,6 +271,8 @@ BLOCKED = [
     "onnx",
     "onnxscript",
     "pyrealsense2",
+    "harvesters",
+    "genicam",
     "ray",
     "tensorrt",
     "tensorrt_rtx",

@@ -32,6 +32,13 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return SoftwareRealSense().record(path, RECORDED_FRAMES)
 
 
+@pytest.fixture(scope="session")
+def producer() -> Path:
+    """The virtual 3D cameras that come with the genicam package: 0, 1 and 2."""
+    genicam = pytest.importorskip("genicam")
+    return Path(genicam.__file__).with_name("viky.cti")
+
+
 @pytest.fixture
 def captures(tmp_path: Path) -> Path:
     """A folder of captures as ``edge-ad capture`` writes it."""

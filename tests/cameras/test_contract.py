@@ -33,6 +33,7 @@ DRIVERS: dict[str, Callable[[Request], Camera]] = {
     "realsense-file": lambda request: camera_from_uri(f"realsense://{request.getfixturevalue('recording')}"),
     "folder": lambda request: camera_from_uri(f"folder://{request.getfixturevalue('captures')}"),
     "replay": lambda request: camera_from_uri(f"replay://{request.getfixturevalue('captures')}"),
+    "genicam": lambda request: camera_from_uri(f"genicam://1?cti={request.getfixturevalue('producer')}"),
     "synthetic": lambda request: camera_from_uri("synthetic://?size=64&pool=2"),
 }
 
