@@ -4,6 +4,7 @@ realsense                          the first camera, in its own default modes
 realsense://SERIAL?depth=848x480@30&color=848x480@30&align=color
 realsense://FILE.db3               a recording, every frame of it; .bag too
 genicam://SERIAL?cti=/path/x.cti   any GenICam camera; trigger=software or line1 for one capture per part
+orbbec://SERIAL?depth=640x576@30   an Orbbec camera; orbbec://FILE.bag: a recording
 folder://DIRECTORY?fps=0&loop=0    captures from disk, as fast as they are read
 replay://DIRECTORY?fps=30&loop=1   the same at the pace of a live camera
 synthetic://?defect_rate=0.2       rendered parts: no device, no files
@@ -24,6 +25,7 @@ from edge_ad.types import Camera, CameraInfo
 CAMERAS = {
     "realsense": "edge_ad.cameras.realsense:RealSenseCamera",
     "genicam": "edge_ad.cameras.genicam:GenicamCamera",
+    "orbbec": "edge_ad.cameras.orbbec:OrbbecCamera",
     "folder": "edge_ad.cameras.folder:FolderCamera",
     "replay": "edge_ad.cameras.folder:FolderCamera",
     "synthetic": "edge_ad.cameras.synthetic:SyntheticCamera",

@@ -34,6 +34,7 @@ DRIVERS: dict[str, Callable[[Request], Camera]] = {
     "folder": lambda request: camera_from_uri(f"folder://{request.getfixturevalue('captures')}"),
     "replay": lambda request: camera_from_uri(f"replay://{request.getfixturevalue('captures')}"),
     "genicam": lambda request: camera_from_uri(f"genicam://1?cti={request.getfixturevalue('producer')}"),
+    "orbbec-file": lambda request: camera_from_uri(f"orbbec://{request.getfixturevalue('orbbec_bag')}"),
     "synthetic": lambda request: camera_from_uri("synthetic://?size=64&pool=2"),
 }
 
