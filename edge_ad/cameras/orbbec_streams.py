@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edge_ad.cameras.orbbec_devices import sdk_context
 from edge_ad.cameras.realsense_streams import StreamMode
 from edge_ad.errors import CameraError
 from edge_ad.types import Frame
@@ -94,6 +95,7 @@ class RecordingStream:
         if not path.is_file():
             raise CameraError(f"recording {path} does not exist", remedy="check the path")
         try:
+            sdk_context()  # without one, the SDK's logger ends with a file that cannot be opened, and may take 60 s
             self.device = sdk.PlaybackDevice(str(path))
         except (RuntimeError, sdk.OBError) as error:
             raise CameraError(
