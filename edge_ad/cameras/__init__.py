@@ -1,8 +1,8 @@
 """Sources of frames, chosen by URI; a driver, and the SDK it needs, is imported when it is first used.
 
 realsense                          the first camera, in its own default modes
-realsense://SERIAL?depth=848x480@30&color=848x480@30&align=color
-realsense://FILE.db3               a recording, every frame of it; .bag too
+realsense://SERIAL?depth=848x480@30&color=848x480@30&align=color&preset=high_accuracy&ae=lock
+realsense://FILE.db3?repeat=0      a recording, every frame of it; .bag too
 folder://DIRECTORY?fps=0&loop=0    captures from disk, as fast as they are read
 replay://DIRECTORY?fps=30&loop=1   the same at the pace of a live camera
 synthetic://?defect_rate=0.2       rendered parts: no device, no files

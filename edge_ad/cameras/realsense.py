@@ -106,7 +106,7 @@ class RealSenseCamera(CameraDriver):
             raise
 
     def _open_recording(self, sdk: Any, context: Any, path: Path) -> CameraInfo:
-        stream = self._stream = RecordingStream(sdk, context, path, repeat=self._options.repeat)
+        stream = self._stream = RecordingStream(sdk, context, path)
         self._maker = FrameMaker(sdk, stream.profile, str(path), self._options.align, self.dropped)
         details = {"recorded with": stream.device.get_info(sdk.camera_info.name), **self._maker.details}
         return CameraInfo("RealSense recording", str(path), live=False, details=details)
@@ -169,8 +169,12 @@ class RealSenseCamera(CameraDriver):
             while True:
                 images = self._next_images(self._stream, deadline_s - time.monotonic())
                 if isinstance(images, ReadStatus):
-                    self._finish(images)
-                    return images
+                    if not (self._options.repeat and isinstance(self._stream, RecordingStream)):
+                        self._finish(images)
+                        return images
+                    self._stream.rewind()
+                    self._maker.pairing.forget()
+                    images = None
                 frame = None if images is None else self._maker.frame(images)
                 if frame is not None:
                     return frame

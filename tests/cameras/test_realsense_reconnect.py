@@ -183,8 +183,28 @@ def test_a_recording_that_repeats_loses_no_frame_and_counts_on(recording: Path) 
         depth, rgb = make_images((frame.sequence - 1) % RECORDED_FRAMES + 1)
         np.testing.assert_array_equal(frame.depth, depth)
         np.testing.assert_array_equal(frame.rgb, rgb)
-    # At each wrap the SDK makes one set of the first depth and the last colour image.
-    assert camera.dropped == {"mispaired": rounds}
+    assert not camera.dropped
+    camera.close()
+
+
+def test_a_recording_of_one_capture_repeats_it(tmp_path: Path) -> None:
+    path = SoftwareRealSense().record(tmp_path / "a.db3", 1)
+    camera = camera_from_uri(f"realsense://{path}?repeat=1")
+    with opened(camera):
+        frames = [camera.read(5.0) for _ in range(3)]
+    assert [frame.sequence for frame in frames if isinstance(frame, Frame)] == [1, 2, 3]
+
+
+def test_a_recording_that_vanishes_while_it_repeats_is_an_error(tmp_path: Path) -> None:
+    path = SoftwareRealSense().record(tmp_path / "a.db3", 2)
+    camera = camera_from_uri(f"realsense://{path}?repeat=1")
+    camera.open()
+    for _ in range(2):
+        assert isinstance(camera.read(5.0), Frame)
+    path.unlink()
+    with pytest.raises(CameraError, match="does not exist"):
+        camera.read(5.0)
+    camera.close()
 
 
 def _read_in_child(uri: str, answers: Connection) -> None:

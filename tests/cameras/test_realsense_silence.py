@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from edge_ad.cameras.realsense import RealSenseCamera, RealSenseOptions
 from edge_ad.cameras.realsense_pairing import ALONE_AFTER_MS, Pairing
 from edge_ad.types import Frame, ReadStatus
 from tests.cameras.software_realsense import (
+    HEIGHT_PX,
     PERIOD_MS,
+    WIDTH_PX,
     SoftwareRealSense,
     cold,
     make_images,
@@ -61,11 +64,12 @@ def check_alone(frames: list[Frame], stream: str) -> None:
     for frame in lone:
         assert (frame.depth is None, frame.rgb is None) == (stream == "color", stream == "depth")
         assert frame.skew_ms == 0 and frame.intrinsics is not None
-    start = frames.index(lone[0])
-    assert frames[start : start + len(lone)] == lone
-    for offset, frame in enumerate(lone):
-        image = frame.rgb if frame.depth is None else frame.depth
-        np.testing.assert_array_equal(image, make_images(SILENT_TO - len(lone) + offset)[stream == "color"])
+    kinds = "".join("-" if frame.rgb is None or frame.depth is None else "+" for frame in frames)
+    assert re.fullmatch(r"\++-+\+{5,}", kinds), kinds
+    sent = [make_images(number)[stream == "color"] for number in range(LAST)]
+    images = [np.asarray(frame.rgb if frame.depth is None else frame.depth) for frame in lone]
+    numbers = [next(number for number in range(LAST) if np.array_equal(image, sent[number])) for image in images]
+    assert numbers == list(range(numbers[0], numbers[0] + len(lone)))
     for frame, number in zip(frames[-5:], range(LAST - 4, LAST + 1), strict=True):
         np.testing.assert_array_equal(frame.depth, make_images(number)[0])
         np.testing.assert_array_equal(frame.rgb, make_images(number)[1])
@@ -89,10 +93,11 @@ def test_a_recorded_stream_goes_on_alone_too(tmp_path: Path, stream: str) -> Non
 
 
 def test_depth_alone_is_still_registered_to_colour_which_needs_only_the_calibration(tmp_path: Path) -> None:
-    depth = np.full(make_images(1)[0].shape, 5_000, np.uint16)
-    lost = {number: {"depth": depth} for number in range(1, LAST + 1)}
-    for number in range(SILENT_FROM, SILENT_TO):
-        lost[number] = {"depth": depth, "streams": "depth"}  # type: ignore[dict-item]
+    depth = np.full((HEIGHT_PX, WIDTH_PX), 5_000, np.uint16)
+    color = np.zeros((2 * HEIGHT_PX, 2 * WIDTH_PX, 3), np.uint8)
+    lost = {
+        number: {"depth": depth, "color": color, **one_stream("depth").get(number, {})} for number in range(1, LAST + 1)
+    }
     frames = recorded(tmp_path / "a.db3", SoftwareRealSense(color_scale=2, baseline_m=0.02), lost)
     lone = [frame for frame in frames if frame.rgb is None]
     assert len(lone) > 10
