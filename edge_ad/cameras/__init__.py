@@ -1,8 +1,8 @@
 """Sources of frames, chosen by URI; a driver, and the SDK it needs, is imported when it is first used.
 
 realsense                          the first camera, in its own default modes
-realsense://SERIAL?depth=848x480@30&color=848x480@30&align=color
-realsense://FILE.db3               a recording, every frame of it; .bag too
+realsense://SERIAL?depth=848x480@30&color=848x480@30&align=color&preset=high_accuracy&ae=lock
+realsense://FILE.db3?repeat=0      a recording, every frame of it; .bag too
 genicam://SERIAL?cti=/path/x.cti   any GenICam camera; trigger=software or line1 for one capture per part
 orbbec://SERIAL?depth=640x576@30   an Orbbec camera; orbbec://FILE.bag: a recording
 v4l2:///dev/video0?size=640x480    a webcam or any other Linux video device: colour alone
