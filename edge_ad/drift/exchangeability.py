@@ -92,6 +92,11 @@ class ExchangeabilityTest:
         self._room = len(self._kept) + MEMORY
         self.restart()
 
+    @property
+    def compared(self) -> int:
+        """How many values the next one is compared with."""
+        return len(self._sorted)
+
     def restart(self) -> None:
         """Begins a new game against what is kept."""
         self.change: Change | None = None

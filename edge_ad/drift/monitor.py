@@ -69,7 +69,7 @@ class DriftMonitor:
         self._lock = threading.Lock()
         self._skipped: Counter[str] = Counter()
         self._looked_at = 0
-        self._last: Frame | None = None
+        self._last: tuple[str | None, str, int] | None = None
 
     def write(self, inspection: Inspection) -> None:
         """Looks at one inspection; one that cannot be looked at is counted."""
@@ -78,9 +78,10 @@ class DriftMonitor:
             if skip:
                 self._skipped[skip] += 1
                 return
-            self._last = inspection.frame
+            frame = inspection.frame
+            self._last = (frame.part_id, frame.source, frame.timestamp_ns)
             self._looked_at += 1
-            for name, value in image_statistics(inspection.frame, self._reference.roi).items():
+            for name, value in image_statistics(frame, self._reference.roi).items():
                 if name in self._images:
                     self._tell(f"drift.{name}", self._images[name], value, QUANTITIES[name].text)
             self._judged(inspection)
@@ -91,8 +92,8 @@ class DriftMonitor:
     def summary(self) -> dict[str, Any]:
         """What was seen, JSON-able.
 
-        ``recent`` and ``reference`` are means. ``capital`` is what a bet of 1 on a change has become: about 1 or less while nothing changes, and
-        ``alarm_capital`` where it proves one.
+        ``recent`` and ``reference`` are means. ``capital`` is what a bet of 1 on a change has become: about 1 or
+        less while nothing changes, and ``alarm_capital`` where it proves one.
         """
         with self._lock:
             return {
@@ -115,10 +116,9 @@ class DriftMonitor:
 
     def _is_another_part(self, frame: Frame) -> bool:
         """By its name or its file; of a stream, by the time since the last one that was looked at."""
-        last = self._last
-        if last is None or frame.part_id != last.part_id or frame.source != last.source:
+        if self._last is None or (frame.part_id, frame.source) != self._last[:2]:
             return True
-        return frame.part_id is None and not 0 <= frame.timestamp_ns - last.timestamp_ns < INTERVAL_NS
+        return frame.part_id is None and not 0 <= frame.timestamp_ns - self._last[2] < INTERVAL_NS
 
     def _judged(self, inspection: Inspection) -> None:
         """Scores and rejects of the operating mode; another threshold means another beginning."""
@@ -196,6 +196,7 @@ def _figures(watch: Watch, reference: tuple[float, ...]) -> dict[str, Any]:
         "recent": float(np.mean(watch.recent)) if watch.recent else None,
         "reference": float(np.mean(reference)) if reference else None,
         "reference_deviation": float(np.std(reference)) if reference else None,
+        "compared_with": watch.test.compared,
         "capital": watch.test.capital,
         "alarm": watch.finding is not None,
     }
