@@ -42,12 +42,14 @@ SHARE = FALSE_ALARM_RATE / 10
 
 def main(runs: int = 2000, parts: int = 1000, delays: int = 100, seed: int = 0) -> None:
     """Prints the tables."""
-    console, random = Console(), np.random.default_rng(seed)
-    console.print(_false_alarms(random, runs, parts))
-    console.print(_long_false_alarms(random, max(1, runs // 20)))
-    console.print(_delays(random, delays))
-    console.print(_beside_the_jumper(random, delays))
-    console.print(_costs(random))
+    console = Console()
+    first, second, third, fourth, fifth, sixth = (np.random.default_rng([seed, place]) for place in range(6))
+    console.print(_false_alarms(first, runs, parts))
+    console.print(_long_false_alarms(second, max(1, runs // 20)))
+    console.print(_delays(third, delays))
+    console.print(_beside_the_jumper(fourth, delays))
+    console.print(_costs(fifth))
+    console.print(_gradual(sixth, max(1, delays // 5)))
 
 
 def _stop(test: ExchangeabilityTest, values: AnyArray) -> int | None:
@@ -93,9 +95,9 @@ def _long_false_alarms(random: np.random.Generator, runs: int) -> Table:
 
 
 def _delays(random: np.random.Generator, runs: int) -> Table:
-    shifts = (0.5, 1.0, 2.0, 3.0)
+    shifts = (0.5, 1.0, 2.0, 3.0, 100.0)
     table = Table("reference", "parts before", *(f"{shift:g} σ" for shift in shifts), title=f"delay at {SHARE:g}")
-    settings = [(12, 0), (60, 0), (200, 0), (12, 1000), (60, 1000), (60, 5000)]
+    settings = [(12, 0), (20, 0), (60, 0), (200, 0), (12, 1000), (60, 1000), (60, 5000)]
     for frames, before in track(settings, "delays"):
         cells = []
         for shift in shifts:
@@ -108,6 +110,21 @@ def _delays(random: np.random.Generator, runs: int) -> Table:
             seen = np.mean(np.isfinite(found))
             cells.append(f"{middle:.0f} ({late:.0f})" if np.isfinite(late) else f"{seen:.0%} seen")
         table.add_row(str(frames), str(before), *cells)
+    return table
+
+
+def _gradual(random: np.random.Generator, runs: int) -> Table:
+    table = Table(
+        "1 σ in", "seen after", "at a shift of", title=f"gradual from the first part on, at {SHARE:g}"
+    )
+    for pace in track((1000, 10_000, 30_000), "gradual changes"):
+        found = []
+        for run in range(runs):
+            test = ExchangeabilityTest(random.standard_normal(60).tolist(), false_alarm_rate=SHARE, seed=run)
+            values = random.standard_normal(2 * pace) + np.arange(2 * pace) / pace
+            found.append(_stop(test, values) or np.inf)
+        middle = np.quantile(found, 0.5, method="higher")
+        table.add_row(f"{pace} parts", f"{middle:.0f} parts", f"{middle / pace:.2f} σ")
     return table
 
 
