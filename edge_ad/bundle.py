@@ -2,6 +2,7 @@
 
     manifest.json        what the model is, how frames feed it, the sha256 of every other file
     thresholds.json      decision thresholds per operating mode
+    reference.json       what good frames were like, for drift; bundles of older versions lack it
     golden.safetensors   inputs and the outputs that PyTorch gave for them
     model.onnx           the whole inspection as one graph
     model_MODE.onnx      the same with fewer sensors, with golden_MODE.safetensors
@@ -22,6 +23,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from edge_ad.drift.reference import Reference
 from edge_ad.errors import BundleError, ModelError
 from edge_ad.files import not_written, write_bytes
 from edge_ad.settings import Settings, validated
@@ -31,6 +33,7 @@ MANIFEST = "manifest.json"
 THRESHOLDS = "thresholds.json"
 NEXT_THRESHOLDS = "thresholds.next.json"
 GOLDEN = "golden.safetensors"
+REFERENCE = "reference.json"
 MODEL = "model.onnx"
 EMBEDDING = "embedding.onnx"
 WEIGHTS = "weights.safetensors"
@@ -209,6 +212,17 @@ class Bundle:
         if name != MANIFEST and bytes_digest(content) != self.manifest.files[name]:
             raise BundleError(f"{path} has changed since it was opened", remedy=again)
         return content
+
+    def reference(self) -> Reference | None:
+        """What good frames were like in training; None where an older version made the bundle.
+
+        Raises:
+            BundleError: it has changed since the bundle was opened, or cannot be read.
+        """
+        if REFERENCE not in self.manifest.files:
+            return None
+        source = str(self.directory / REFERENCE)
+        return validated(Reference, self.content(REFERENCE), source, BundleError, "export the bundle again")
 
     def model(self, mode: str = FULL) -> bytes:
         """The graph of an operating mode as one ONNX file that holds its weights.

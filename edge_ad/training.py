@@ -19,6 +19,7 @@ import edge_ad
 from edge_ad.bundle import Thresholds, TrainingData
 from edge_ad.config import MACHINE_SETTINGS, MethodConfig, TrainConfig
 from edge_ad.data.digest import frame_digest, frames_digest
+from edge_ad.drift.reference import measured_images
 from edge_ad.errors import CheckpointError, ConfigError, OutputError
 from edge_ad.feature_cache import FeatureCache, Maps
 from edge_ad.head_statistics import learn_head
@@ -124,6 +125,7 @@ def _train(
     names = config.preprocess.input_names
     inputs, validation = (stacked_inputs(frames, spec, names) for frames in (train_frames, validation_frames))
     geometry = learn_geometry(train_frames, inputs, spec, config.preprocess)
+    images = measured_images((item.frame for item in (*train_frames, *validation_frames)), spec.roi)
     del train_frames, validation_frames
     torch.manual_seed(config.seed)
     teacher = load_teacher(config.backbone, weights_path)
@@ -136,7 +138,7 @@ def _train(
     processes.wait()
     trainer.run()
     if processes.first:
-        trainer.finish(validation)
+        trainer.finish(validation, images)
     processes.wait()
     return read_checkpoint(path)[0]
 
@@ -221,7 +223,7 @@ class _Trainer:
                 pause = max(pause, 10 * (saved - before)) if pause else 0.0
         whole_batch_norm(self.detector.method, on=False)
 
-    def finish(self, validation: Inputs) -> None:
+    def finish(self, validation: Inputs, images: dict[str, tuple[float, ...]]) -> None:
         """The method's last touch, map statistics and scores of the validation frames, final file."""
         self.progress(Progress("measuring good frames", 0, 1))
         detector = self.detector
@@ -230,7 +232,7 @@ class _Trainer:
         detector.eval()
         scores = {mode: learn_head(detector, mode, validation) for mode in detector.method.modes}
         thresholds = Thresholds(modes={mode: threshold_from_scores(values) for mode, values in scores.items()})
-        record = self._record(finished=True, scores=scores, thresholds=thresholds)
+        record = self._record(finished=True, scores=scores, thresholds=thresholds, images=images)
         golden = {f"{GOLDEN_PREFIX}{name}": x for name, x in golden_samples(validation).items()}
         write_checkpoint(self.path, record, {**detector.state_dict(), **golden})
 
@@ -322,6 +324,7 @@ class _Trainer:
         finished: bool,
         scores: dict[str, tuple[float, ...]] | None = None,
         thresholds: Thresholds | None = None,
+        images: dict[str, tuple[float, ...]] | None = None,
     ) -> CheckpointRecord:
         return CheckpointRecord(
             detector=self.detector.config,
@@ -331,6 +334,7 @@ class _Trainer:
             finished=finished,
             validation_scores=scores or {},
             thresholds=thresholds or Thresholds(modes={}),
+            images=images or {},
         )
 
     def _save(self) -> None:

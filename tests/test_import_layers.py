@@ -30,6 +30,7 @@ LAYERS = (
         "onnx_weights",
         "onnx_passes",
         "data",
+        "drift",
         "models",
         "scoring",
         "thresholding",
