@@ -1,0 +1,58 @@
+"""Tells systemd how the service is, by the protocol of sd_notify(3); does nothing where systemd did not start it."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+READY = "READY=1"
+"""Started: the first frame can be judged."""
+
+ALIVE = "WATCHDOG=1"
+"""All is well; systemd restarts a service that has not said so in time."""
+
+STOPPING = "STOPPING=1"
+"""Shutting down, which may take a moment."""
+
+SEND_TIMEOUT_S = 1.0
+"""A manager that does not listen must not hold up the line."""
+
+
+def sd_notify(*states: str) -> bool:
+    """Sends ``VARIABLE=value`` lines, such as `READY`, to the service manager; True if they were sent.
+
+    Nothing is raised: whoever misses them is the manager, which restarts what does not answer.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return False
+    if address.startswith("@"):
+        address = f"\0{address[1:]}"
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
+            manager.settimeout(SEND_TIMEOUT_S)
+            manager.connect(address)
+            manager.send("\n".join(states).encode())
+    except OSError:
+        return False
+    return True
+
+
+def sd_status(text: str) -> bool:
+    """Sends what ``systemctl status`` shows of the service; True if it was sent."""
+    return sd_notify(f"STATUS={' '.join(text.split())}")
+
+
+def watchdog_period_s() -> float | None:
+    """How often `ALIVE` should be sent: half of what the manager waits for it, as sd_watchdog_enabled(3) advises.
+
+    None where nobody waits for it from this process.
+    """
+    wanted_of = os.environ.get("WATCHDOG_PID", "")
+    if wanted_of not in ("", str(os.getpid())):
+        return None
+    try:
+        limit_us = int(os.environ.get("WATCHDOG_USEC", ""))
+    except ValueError:
+        return None
+    return limit_us / 2e6 if limit_us > 0 else None

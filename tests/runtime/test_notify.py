@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_ad.runtime.notify import ALIVE, READY, STOPPING, sd_notify, sd_status, watchdog_period_s
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """A socket that takes what systemd would."""
+    if request.param == "abstract" and sys.platform != "linux":
+        pytest.skip("only Linux has abstract sockets")
+    name = str(tmp_path / "notify") if request.param == "path" else f"@edge-ad-{uuid.uuid4().hex}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(name.replace("@", "\0"))
+        listening.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", name)
+        yield listening
+
+
+def test_the_manager_is_told(manager: socket.socket) -> None:
+    assert sd_notify(READY)
+    assert sd_notify(ALIVE, STOPPING)
+    assert [manager.recv(1000) for _ in range(2)] == [b"READY=1", b"WATCHDOG=1\nSTOPPING=1"]
+
+
+def test_a_status_is_one_line(manager: socket.socket) -> None:
+    assert sd_status("30 frames/s,\n 54 °C\nREADY=0")
+    assert manager.recv(1000).decode() == "STATUS=30 frames/s, 54 °C READY=0"
+
+
+@pytest.mark.parametrize("address", [None, "", "vsock:2:1234", "relative"], ids=str)
+def test_nobody_to_tell(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    if address is not None:
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+    assert not sd_notify(READY)
+    assert not sd_status("well")
+
+
+def test_a_manager_that_is_gone_raises_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    assert not sd_notify(ALIVE)
+    monkeypatch.setenv("NOTIFY_SOCKET", "/" + "x" * 200)  # longer than an address may be
+    assert not sd_notify(ALIVE)
+
+
+def test_a_manager_that_does_not_listen_holds_nothing_up(manager: socket.socket) -> None:
+    for _ in range(10_000):
+        if not sd_notify(ALIVE):
+            break
+    else:
+        pytest.fail("the queue of a socket is never full")
+
+
+def test_no_file_is_left_open(manager: socket.socket) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(20):
+        sd_notify(ALIVE)
+        manager.recv(1000)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize(
+    ("usec", "pid", "expected_s"),
+    [
+        pytest.param("10000000", "mine", 5.0, id="half of it"),
+        pytest.param("3000000", None, 1.5, id="of whichever process"),
+        pytest.param("10000000", "1", None, id="of another process"),
+        pytest.param("10000000", "junk", None, id="of none"),
+        pytest.param(None, None, None, id="no watchdog"),
+        pytest.param("0", None, None, id="switched off"),
+        pytest.param("soon", None, None, id="junk"),
+    ],
+)
+def test_the_watchdogs_period(
+    usec: str | None, pid: str | None, expected_s: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("WATCHDOG_USEC", usec), ("WATCHDOG_PID", str(os.getpid()) if pid == "mine" else pid)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert watchdog_period_s() == expected_s
