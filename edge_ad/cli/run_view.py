@@ -28,7 +28,7 @@ SILENCE_S = 1.0
 
 COLOURS = {Decision.OK.value: "green", Decision.NG.value: "red", Decision.ERROR.value: "yellow"}
 
-MOST_ALARMS = 4
+MOST_ALARMS = 3
 """So many have a line of their own, as a terminal may have 24 lines."""
 
 DROPS = {
