@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -55,17 +55,18 @@ class RunView:
 
     Args:
         alarms: of the line, shown while they are on.
+        statistics: of the line, shown from the start; without, from the first inspection on.
 
     Attributes:
         last_error: why the last ERROR frame could not be judged; empty if there was none.
     """
 
-    def __init__(self, alarms: Alarms | None = None) -> None:
+    def __init__(self, alarms: Alarms | None = None, statistics: Statistics | None = None) -> None:
         self.last_error = ""
         self._alarms = alarms
         self._started_s = self._updated_s = time.monotonic()
         self._last: Inspection | None = None
-        self._statistics: Statistics | None = None
+        self._statistics = statistics
 
     def update(self, inspection: Inspection, statistics: Statistics) -> None:
         """Takes note of an inspection; draws nothing, as the line must not wait for a terminal."""
@@ -94,19 +95,21 @@ class RunView:
 
     def _picture(self) -> Group:
         now_s = time.monotonic()
-        head = Text.assemble(("● ", "green"), str(timedelta(seconds=int(now_s - self._started_s))))
+        head = Text.assemble(("● ", "green"), str(timedelta(seconds=int(now_s - self._started_s))), no_wrap=True)
         if now_s - self._updated_s > SILENCE_S:
             head.append(f"   no frame for {now_s - self._updated_s:.0f} s", "bold yellow")
-        alarms = _alarms(self._alarms) if self._alarms is not None else []
-        if self._statistics is None or self._last is None:
-            return Group(head.append("   waiting for the first frame"), *alarms)
-        figures = self._statistics.summary()
-        head.append(f"   {figures['fps']:.1f} frames/s   ")
-        head.append_text(_decisions(figures))
-        if failed := sum(figures["sink_errors"].values()):
-            head.append(f"   write errors {failed}", "bold yellow")
-        latencies = _latencies(figures["latency_ms"], f"last {WINDOW_S:.0f} s")
-        return Group(head, *_verdict(self._last), *alarms, *_conditions(figures), latencies)
+        lines: list[RenderableType] = [head]
+        if self._last is None:
+            head.append("   waiting for the first frame")
+        else:
+            lines += _verdict(self._last)
+        if self._alarms is not None:
+            lines += _alarms(self._alarms)
+        if self._statistics is not None:
+            figures = self._statistics.summary()
+            head.append(f"   {figures['fps']:.1f} frames/s   ").append_text(_decisions(figures))
+            lines += [*_conditions(figures), _latencies(figures["latency_ms"], f"last {WINDOW_S:.0f} s")]
+        return Group(*lines)
 
 
 def print_summary(summary: RunSummary, refused: dict[str, int], last_error: str, alarms: Alarms | None = None) -> None:
@@ -158,14 +161,20 @@ def _verdict(inspection: Inspection) -> Iterator[Text]:
         yield _line("mode", (f"{verdict.mode}: {verdict.reason}", "bold yellow"))
 
 
-def _alarms(alarms: Alarms) -> list[Text]:
+def _alarms(alarms: Alarms) -> Iterator[RenderableType]:
+    """The oldest alarms; one alone has all the lines that its text takes."""
     active = alarms.active()
-    lines = [
-        _line("alarm", (f"{datetime.fromtimestamp(alarm.since_s):%H:%M:%S}", "red"), (alarm.text, "bold red"))
-        for alarm in active[:MOST_ALARMS]
-    ]
-    more = len(active) - MOST_ALARMS
-    return [*lines, _line("alarm", (f"and {more} more", "bold red"))] if more > 0 else lines
+    if not active:
+        return
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(min_width=10)
+    table.add_column(min_width=8, style="red")
+    table.add_column(no_wrap=len(active) > 1, overflow="ellipsis" if len(active) > 1 else "fold", style="bold red")
+    for alarm in active[:MOST_ALARMS]:
+        table.add_row("  alarm", f"{datetime.fromtimestamp(alarm.since_s):%H:%M:%S}", Text(alarm.text))
+    if len(active) > MOST_ALARMS:
+        table.add_row("  alarm", "", f"and {len(active) - MOST_ALARMS} more")
+    yield table
 
 
 def _conditions(figures: dict[str, Any]) -> Iterator[Text]:
@@ -175,6 +184,9 @@ def _conditions(figures: dict[str, Any]) -> Iterator[Text]:
     tried = [(f"{name} {figures['events'][name]}", "yellow") for name in RECOVERIES if figures["events"][name]]
     if tried:
         yield _line("camera", *tried)
+    if figures["sink_errors"]:
+        failed = figures["sink_errors"].items()
+        yield _line("outputs", *((f"{name} failed {count} times", "bold yellow") for name, count in failed))
     if figures["queues"]:
         waiting = figures["queues"].items()
         yield _line("queues", *((f"{name} {seen['now']:g} (max {seen['max']:g})", "") for name, seen in waiting))

@@ -73,14 +73,16 @@ def test_everything_at_once_fits_the_terminal() -> None:
     assert max(len(line) for line in lines) <= 80
     for stage in STAGES:
         assert line_of(lines, stage.rpartition(".")[2])
-    assert "and 6 more" in lines[6] + lines[7]
+    alarms = [line for line in lines if line.split()[0] == "alarm"]
+    assert len(alarms) == 4
+    assert "and 6 more" in alarms[-1]
 
 
 def test_each_figure_has_its_line() -> None:
     view = RunView(make_alarms(1))
     view.update(make_inspection(reason="no depth", mode="rgb_only"), make_statistics())
     lines = picture_of(view)
-    assert "write errors 1" in lines[0]
+    assert "SqliteSink failed 1 times" in line_of(lines, "outputs")
     assert "score 1.25, threshold 4" in line_of(lines, "verdict")
     assert "lid [blue]" in line_of(lines, "recipe")
     assert "rgb_only: no depth" in line_of(lines, "mode")
@@ -110,6 +112,19 @@ def test_why_a_frame_could_not_be_judged_is_said_and_kept() -> None:
     assert "ERROR  the frame is dark" in line_of(picture_of(view), "verdict")
     view.update(make_inspection(), Statistics())
     assert view.last_error == "the frame is dark"
+
+
+def test_an_alarm_alone_is_told_in_full() -> None:
+    lines = picture_of(RunView(make_alarms(1)))
+    told = " ".join(word for line in lines[1:] for word in line.split())
+    assert told.endswith("is silent: check its cable, and the light over the belt")
+    assert len(lines) == 3
+
+
+def test_figures_are_shown_before_the_first_frame() -> None:
+    lines = picture_of(RunView(statistics=make_statistics()))
+    assert "waiting for the first frame" in lines[0]
+    assert "restarts 1" in line_of(lines, "camera")
 
 
 def test_alarms_are_shown_before_the_first_frame() -> None:
