@@ -18,9 +18,9 @@ from edge_ad.errors import ConfigError, OutputError
 from edge_ad.service import DEVICE_GROUPS, Service, unit_name
 from edge_ad.systemd import Manager, missing
 
-Name = Annotated[str, typer.Argument(help="Of the line; the unit is edge-ad-NAME.service.", show_default=False)]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the line; the unit is edge-ad-NAME.service.")]
 Arguments = Annotated[
-    list[str] | None, typer.Argument(metavar="-- RUN ARGUMENTS…", help="What edge-ad run gets.", show_default=False)
+    list[str] | None, typer.Argument(metavar="-- ARGUMENTS", help="What edge-ad run gets.", show_default=False)
 ]
 Own = Annotated[bool, typer.Option("--user", help="A service of your own: needs no root, has your rights.")]
 RunAs = Annotated[
@@ -64,11 +64,11 @@ def install(
 
     Example: edge-ad service install lid --user -- --engine engines/lid --camera realsense
     """
-    manager = Manager(own)
+    manager, unit = Manager(own), unit_name(name)
+    text = _service(name, arguments, own, run_as, directory, variables, memory_max).unit()
     if not no_start:
         manager.require_running()
-    unit = unit_name(name)
-    path = manager.write(unit, _service(name, arguments, own, run_as, directory, variables, memory_max).unit())
+    path = manager.write(unit, text)
     notes.print(f"[green]written[/] {escape(str(path))}", soft_wrap=True)
     scope = " --user" if own else ""
     if no_start:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from edge_ad import systemd
 from tests.cli.command_line import Outcome, edge_ad
-from tests.systemd_units import command_of, settings_of
+from tests.systemd_units import command_of, settings_of, words_of
 
 CAMERA = "synthetic://?size=64"
 
@@ -89,6 +91,41 @@ def test_relative_paths_become_absolute(bundle: Path, tmp_path: Path, monkeypatc
 def test_arguments_are_written_out(bundle: Path, arguments: list[str], expected: list[str]) -> None:
     settings = shown("--", "--engine", bundle, "--camera", CAMERA, *arguments)
     assert run_arguments(settings)[4:] == expected
+
+
+@pytest.mark.usefixtures("units")
+def test_what_was_written_out_stays_as_it_is(bundle: Path) -> None:
+    written = run_arguments(shown("--", "-q", "--camera", CAMERA, "--engine", bundle, "--threshold", "5e-1"))
+    assert run_arguments(shown("--", *written)) == written
+
+
+@pytest.mark.usefixtures("units")
+def test_what_the_unit_says_runs_from_elsewhere(bundle: Path, tmp_path: Path) -> None:
+    """As the manager would start and stop it."""
+    (tmp_path / "out put").mkdir()
+    settings = shown(
+        *("--directory", tmp_path, "--", "--engine", bundle, "--camera", CAMERA),
+        *("--jsonl", tmp_path / "out put/$a%b.jsonl"),
+    )
+    lines = tmp_path / "out put/$a%b.jsonl"
+    environment = os.environ | dict(words_of(line)[0].split("=", 1) for line in settings["Environment"])
+    process = subprocess.Popen(
+        command_of(settings["ExecStart"][0]),
+        cwd=settings["WorkingDirectory"][0],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline_s = time.monotonic() + 60
+    while not (lines.exists() and lines.stat().st_size) and process.poll() is None and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    process.terminate()
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 0, stderr
+    assert ": stopped" in stderr
+    assert stdout == "", "no line a frame for the journal"
+    assert json.loads(lines.read_text().splitlines()[0])["decision"] in ("OK", "NG")
 
 
 @pytest.mark.usefixtures("units")
