@@ -6,7 +6,7 @@ The formats are those of systemd.unit(5), systemd.exec(5) and systemd.service(5)
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,17 +93,15 @@ class Service:
 
     def unit(self) -> str:
         """The text of the unit."""
-        return (
-            "\n".join(
-                f"\n[{title}]" if not key else f"{key}={value}" for title, key, value in self._settings()
-            ).lstrip()
-            + "\n"
+        return "\n".join(
+            f"[{title}]\n" + "".join(f"{key}={value}\n" for key, value in settings)
+            for title, settings in self._sections().items()
         )
 
-    def _settings(self) -> Iterator[tuple[str, str, str]]:
-        """(section, key, value); without a key a section begins."""
+    def _sections(self) -> dict[str, list[tuple[str, str]]]:
+        """Keys and values by section."""
         own = not self.account
-        sections: dict[str, list[tuple[str, str]]] = {
+        return {
             "Unit": [
                 ("Description", f"edge-ad line {self.name}"),
                 ("After", "network.target"),
@@ -132,10 +130,6 @@ class Service:
             ],
             "Install": [("WantedBy", "default.target" if own else "multi-user.target")],
         }
-        for title, settings in sections.items():
-            yield title, "", ""
-            for key, value in settings:
-                yield title, key, value
 
 
 def unit_name(name: str) -> str:

@@ -98,4 +98,6 @@ def _words(parameter: Any, value: Any) -> Iterator[str]:
 
 
 def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
     return list(value) if isinstance(value, list | tuple) else [value]

@@ -29,7 +29,7 @@ def sd_notify(*states: str) -> bool:
     if address.startswith("@"):
         address = f"\0{address[1:]}"
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.settimeout(SEND_TIMEOUT_S)
             manager.connect(address)
             manager.send("\n".join(states).encode())
