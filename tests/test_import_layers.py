@@ -40,6 +40,7 @@ LAYERS = (
         "intervals",
         "cameras",
         "sinks",
+        "triggers",
         "feeds",
         "geometry",
         "visualization",

@@ -28,6 +28,7 @@ COMMANDS = (
     "engines",
     "export-triton",
     "run",
+    "recipe",
     "service",
 )
 """Command → module of this package (with _ for -) and its function ``command``, or its ``app`` of several."""

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -154,11 +153,11 @@ def _verdict(inspection: Inspection) -> Iterator[Text]:
     judged = verdict.decision is not Decision.ERROR
     why = inspection.frame.source if judged else verdict.reason
     yield _line("verdict", (verdict.decision.value, colour), *([(scored, "")] if scored else []), (why, "dim"))
-    if inspection.recipe:
-        yield _line("recipe", (inspection.recipe, ""))
+    how = [(inspection.recipe, "")] if inspection.recipe else []
     # A reason in spite of a verdict: it was judged with fewer sensors than there should be.
-    if judged and verdict.reason:
-        yield _line("mode", (f"{verdict.mode}: {verdict.reason}", "bold yellow"))
+    how += [(f"{verdict.mode}: {verdict.reason}", "bold yellow")] if judged and verdict.reason else []
+    if how:
+        yield _line("recipe" if inspection.recipe else "mode", *how)
 
 
 def _alarms(alarms: Alarms) -> Iterator[RenderableType]:
@@ -183,7 +182,7 @@ def _conditions(figures: dict[str, Any]) -> Iterator[Text]:
     yield _line("dropped", *(lost or [("none", "dim")]))
     tried = [(f"{name} {figures['events'][name]}", "yellow") for name in RECOVERIES if figures["events"][name]]
     if tried:
-        yield _line("camera", *tried)
+        yield _line("recovery", *tried)
     if figures["sink_errors"]:
         failed = figures["sink_errors"].items()
         yield _line("outputs", *((f"{name} failed {count} times", "bold yellow") for name, count in failed))
@@ -199,7 +198,7 @@ def _conditions(figures: dict[str, Any]) -> Iterator[Text]:
 
 
 def _latencies(measured: Mapping[str, Mapping[str, float]], span: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold underline")
     table.add_column(f"ms, {span}", no_wrap=True)
     for heading in ("p50", "p95", "p99", "max"):
         table.add_column(heading, justify="right", min_width=7)

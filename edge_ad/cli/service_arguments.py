@@ -13,14 +13,17 @@ from typer.main import get_command
 
 from edge_ad.cameras import CameraUri, camera_from_uri
 from edge_ad.cli import run
+from edge_ad.cli.line import STDOUT, Plan, planned
 from edge_ad.errors import ConfigError
+from edge_ad.predictor import is_uri
 
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
 """Of every way not to parse; where Click keeps it is a matter of Typer's version."""
 
-MUST_EXIST = ("engine", "recipe")
+PATHS = ("FILE", "DIR", "PATH", "MODEL", "ENGINE")
+"""What the help text of ``run`` calls values that are paths, or may be."""
+
 ENDING = ("frames", "duration_s")
-STDOUT = Path("-")
 
 
 def run_arguments(arguments: Sequence[str]) -> list[str]:
@@ -38,9 +41,12 @@ def run_arguments(arguments: Sequence[str]) -> list[str]:
             why=error.format_message(),
             remedy="see edge-ad run --help; what it should get stands behind --",
         ) from error
-    _refuse_what_ends(values)
-    values = {name: _anywhere(name, value) for name, value in values.items()}
-    if not (values["quiet"] or values["json_output"] or values["jsonl"] == STDOUT):
+    values = {parameter.name: _anywhere(parameter, values.get(parameter.name)) for parameter in parser.params}
+    overrides = {"model": values["engine"], "camera": values["camera"], "fallback": tuple(values["fallback"] or ())}
+    plan = planned([Path(path) for path in values["recipe"] or ()], overrides)
+    _check_models(plan)
+    _refuse_what_ends(values, plan)
+    if not (values["quiet"] or values["json_output"] or STDOUT in (values["jsonl"], plan.shared.outputs.jsonl)):
         values["quiet"] = True
     return [word for parameter in parser.params for word in _words(parameter, values[parameter.name])]
 
@@ -51,37 +57,48 @@ def _parser() -> Any:
     return get_command(alone)
 
 
-def _refuse_what_ends(values: dict[str, Any]) -> None:
+def _check_models(plan: Plan) -> None:
+    for recipe in plan.recipes.values():
+        for model in (recipe.model, *recipe.fallback):
+            if not (is_uri(model) or Path(model).exists()):
+                raise ConfigError(f"the engine {model} does not exist", remedy="check the path, or build it first")
+
+
+def _refuse_what_ends(values: dict[str, Any], plan: Plan) -> None:
+    """A service that ended would be started again, and again."""
     for name in ENDING:
-        if values.get(name) is not None:
+        if values[name] is not None:
             raise ConfigError(
                 f"a service does not end by itself, so --{name.replace('_', '-')} has no place in it",
                 why="systemd would start it anew",
                 remedy="leave it out",
             )
-    for uri in _listed(values["camera"]):
-        if not camera_from_uri(uri).caps.live:
-            raise ConfigError(
-                f"{uri} is no live camera",
-                why="a service would judge the same files again and again",
-                remedy="name a live camera, or judge the files with edge-ad run",
-            )
+    if not camera_from_uri(str(plan.shared.camera)).caps.live:
+        raise ConfigError(
+            f"{plan.shared.camera} is no live camera",
+            why="a service would judge the same files again and again",
+            remedy="name a live camera, or judge the files with edge-ad run",
+        )
+    if (values["trigger"] or plan.shared.triggers or "").partition(":")[0] == "stdin":
+        raise ConfigError(
+            "a service has no standard input to get triggers from",
+            remedy="use another source, such as --trigger tcp://127.0.0.1:7001",
+        )
 
 
-def _anywhere(name: str, value: Any) -> Any:
+def _anywhere(parameter: Any, value: Any) -> Any:
     """A value that means the same in every directory."""
     if isinstance(value, list | tuple):
-        return [_anywhere(name, one) for one in value]
-    if name == "camera" and value is not None:
+        return [_anywhere(parameter, one) for one in value]
+    if value is None or str(value) == STDOUT:
+        return value
+    if parameter.name == "camera":
         uri = CameraUri.parse(value)
         path = Path(uri.path).expanduser()
         return str(replace(uri, path=str(path.absolute()))) if uri.path and path.exists() else value
-    if name in MUST_EXIST and value is not None and "://" not in str(value):
-        path = Path(value).expanduser().absolute()
-        if not path.exists():
-            raise ConfigError(f"--{name} {value} does not exist", why=f"there is no {path}", remedy="check the path")
-        return path
-    return value.expanduser().absolute() if isinstance(value, Path) and value != STDOUT else value
+    if parameter.metavar in PATHS and not is_uri(value):
+        return str(Path(value).expanduser().absolute())
+    return value
 
 
 def _words(parameter: Any, value: Any) -> Iterator[str]:
@@ -92,12 +109,6 @@ def _words(parameter: Any, value: Any) -> Iterator[str]:
     if isinstance(value, bool):
         yield option if value else max(parameter.secondary_opts, key=len)
         return
-    for one in _listed(value):
+    for one in value if isinstance(value, list) else [value]:
         text = str(one.value if isinstance(one, Enum) else one)
         yield from (text,) if parameter.param_type_name == "argument" else (option, text)
-
-
-def _listed(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]

@@ -12,8 +12,8 @@ from edge_ad.runtime.stats import AGE, STAGES, Statistics
 CALM = 0.9
 """The alarm ends below this share of the limit, so that it does not flicker."""
 
-WAITING = "read"
-"""Ends when a capture arrives, so it is no part of its age."""
+NOT_WITHIN = (AGE, "answer", "read", "camera away", "sinks")
+"""Stages that are no part of a result's age: they contain it, or end before it begins, or come after it."""
 
 
 class LatencyAlarm:
@@ -56,7 +56,7 @@ class LatencyAlarm:
 
 def _slowest(latency_ms: Mapping[str, Mapping[str, float]]) -> str:
     """Where the time goes, in plain words; down to the part of a stage where parts are known."""
-    p99_ms = {stage: values["p99"] for stage, values in latency_ms.items() if stage not in (AGE, WAITING)}
+    p99_ms = {stage: values["p99"] for stage, values in latency_ms.items() if stage not in NOT_WITHIN}
     whole_ms = {stage: value_ms for stage, value_ms in p99_ms.items() if "." not in stage}
     if not whole_ms:
         return "No stage was measured"

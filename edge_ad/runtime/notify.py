@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+
+from edge_ad.alarms import Alarms
+from edge_ad.runtime.stats import AGE, Statistics
 
 READY = "READY=1"
 """Started: the first frame can be judged."""
@@ -13,6 +17,9 @@ ALIVE = "WATCHDOG=1"
 
 STOPPING = "STOPPING=1"
 """Shutting down, which may take a moment."""
+
+ALIVE_PERIOD_S = 1.0
+"""`ALIVE` is sent at most so often; as little time as that is lost when the line then hangs."""
 
 SEND_TIMEOUT_S = 1.0
 """A manager that does not listen must not hold up the line."""
@@ -56,3 +63,38 @@ def watchdog_period_s() -> float | None:
     except ValueError:
         return None
     return limit_us / 2e6 if limit_us > 0 else None
+
+
+class Systemd:
+    """Tells systemd of a line, as the line's notifier."""
+
+    def __init__(self) -> None:
+        wanted_s = watchdog_period_s()
+        self._period_s = None if wanted_s is None else min(wanted_s, ALIVE_PERIOD_S)
+        self._due_s = 0.0
+
+    def ready(self) -> None:
+        """The line takes frames and triggers from now on."""
+        sd_notify(READY)
+
+    def alive(self) -> None:
+        """The thread that judges has come round; costs next to nothing where it is too early to say so."""
+        if self._period_s is not None and (now_s := time.monotonic()) >= self._due_s:
+            self._due_s = now_s + self._period_s
+            sd_notify(ALIVE)
+
+    def stopping(self) -> None:
+        """The line ends."""
+        sd_notify(STOPPING)
+
+    def report(self, statistics: Statistics, alarms: Alarms) -> None:
+        """Sends what ``systemctl status`` shows: the rate, the verdicts, the age, what is wrong."""
+        if "NOTIFY_SOCKET" not in os.environ:
+            return
+        figures = statistics.summary()
+        told = [f"{figures['fps']:.1f} frames/s"]
+        told += [f"{name} {count}" for name, count in figures["decisions"].items()]
+        if AGE in figures["latency_ms"]:
+            told.append(f"age p99 {figures['latency_ms'][AGE]['p99']:.0f} ms")
+        told += [f"ALARM {alarm.text}" for alarm in alarms.active()]
+        sd_status(", ".join(told))

@@ -25,6 +25,7 @@ while the one before was under way. ``ring``: overwritten in shared memory befor
 EVENTS = (
     "timeouts",
     "disconnects",
+    "camera_losses",
     "reconnects",
     "restarts",
     "reopens",
@@ -32,7 +33,11 @@ EVENTS = (
     "respawns",
     "read_errors",
     "late",
+    "overrun",
+    "no_frame",
+    "answered_late",
     "duplicates",
+    "inference_stalls",
     "bugs",
 )
 """What happens to a line; a summary always lists these, others where they happened."""
@@ -45,6 +50,7 @@ AGE = "age"
 
 STAGES = {
     AGE: "capture to verdict",
+    "answer": "trigger to verdict",
     "read": "waiting for the camera",
     "predict": "the model, of which",
     "predict.feed": "frame to inputs",
@@ -52,8 +58,9 @@ STAGES = {
     "predict.map": "map to the frame's size",
     "judge": "threshold and regions",
     "sinks": "writing results",
+    "camera away": "from loss to return",
 }
-"""What the stages are that every line has, the sum of all first and then in the order of a frame's way."""
+"""What the stages of a line are: the sum of all first, then in the order of a frame's way."""
 
 
 class Statistics:

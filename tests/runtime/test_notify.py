@@ -3,13 +3,18 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from edge_ad.runtime.notify import ALIVE, READY, STOPPING, sd_notify, sd_status, watchdog_period_s
+from edge_ad.alarms import Alarms
+from edge_ad.runtime.loop import Notifier
+from edge_ad.runtime.notify import ALIVE, READY, STOPPING, Systemd, sd_notify, sd_status, watchdog_period_s
+from edge_ad.runtime.stats import Statistics
+from edge_ad.types import Decision
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -88,3 +93,38 @@ def test_the_watchdogs_period(
         if value is not None:
             monkeypatch.setenv(name, value)
     assert watchdog_period_s() == expected_s
+
+
+def test_a_line_says_once_a_second_that_it_lives(manager: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+    monkeypatch.setenv("WATCHDOG_USEC", "10000000")
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    notifier: Notifier = Systemd()
+    notifier.ready()
+    for now_s[0] in (100.0, 100.4, 100.9, 101.0, 101.5, 103.0):
+        notifier.alive()
+    notifier.stopping()
+    told = [manager.recv(1000) for _ in range(5)]
+    assert told == [b"READY=1", *[b"WATCHDOG=1"] * 3, b"STOPPING=1"]
+
+
+def test_a_line_that_nobody_watches_does_not_say_that_it_lives(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    notifier = Systemd()
+    notifier.alive()
+    notifier.stopping()
+    assert manager.recv(1000) == b"STOPPING=1"
+
+
+def test_the_status_names_rate_verdicts_age_and_alarms(manager: socket.socket) -> None:
+    statistics, alarms = Statistics(), Alarms()
+    statistics.inspected(Decision.NG)
+    statistics.record("age", 40.0)
+    alarms.alert("camera", "no frame\nfor 3 s")
+    Systemd().report(statistics, alarms)
+    status = manager.recv(1000).decode()
+    assert status.startswith("STATUS=")
+    assert status.endswith("frames/s, OK 0, NG 1, ERROR 0, age p99 40 ms, ALARM no frame for 3 s")
