@@ -65,4 +65,6 @@ def _slowest(latency_ms: Mapping[str, Mapping[str, float]]) -> str:
     if parts_ms:
         stage = max(parts_ms, key=parts_ms.__getitem__)
     meaning = f" ({STAGES[stage]})" if stage in STAGES else ""
-    return f"The slowest stage is {stage}{meaning}: {p99_ms[stage]:.0f} ms"
+    slowest = f"he slowest stage is {stage}{meaning}: {p99_ms[stage]:.0f} ms"
+    idle_ms = latency_ms[AGE]["p99"] - sum(whole_ms.values())
+    return f"Most of it is waiting for the frames before; t{slowest}" if idle_ms > p99_ms[stage] else f"T{slowest}"

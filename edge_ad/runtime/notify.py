@@ -25,10 +25,14 @@ SEND_TIMEOUT_S = 1.0
 """A manager that does not listen must not hold up the line."""
 
 
-def sd_notify(*states: str) -> bool:
+def sd_notify(*states: str, wait_s: float = SEND_TIMEOUT_S) -> bool:
     """Sends ``VARIABLE=value`` lines, such as `READY`, to the service manager; True if they were sent.
 
     Nothing is raised: whoever misses them is the manager, which restarts what does not answer.
+
+    Args:
+        states: the lines.
+        wait_s: how long to wait for a manager that has no room for them.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
@@ -37,7 +41,7 @@ def sd_notify(*states: str) -> bool:
         address = f"\0{address[1:]}"
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-            manager.settimeout(SEND_TIMEOUT_S)
+            manager.settimeout(wait_s)
             manager.connect(address)
             manager.send("\n".join(states).encode())
     except OSError:
@@ -81,7 +85,8 @@ class Systemd:
         """The thread that judges has come round; costs next to nothing where it is too early to say so."""
         if self._period_s is not None and (now_s := time.monotonic()) >= self._due_s:
             self._due_s = now_s + self._period_s
-            sd_notify(ALIVE)
+            # Without a wait: this is the thread that judges, and the next one comes in a second.
+            sd_notify(ALIVE, wait_s=0)
 
     def stopping(self) -> None:
         """The line ends."""

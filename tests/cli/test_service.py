@@ -145,6 +145,9 @@ def test_a_served_model_is_left_as_it_is() -> None:
         pytest.param(["--engine", "nowhere/lid", "--camera", CAMERA], "nowhere/lid does not exist", id="no engine"),
         pytest.param(["--engine", "BUNDLE", "--camera", "mind://"], "'mind' is unknown", id="no such camera"),
         pytest.param(["--engine", "BUNDLE", "--camera", "folder://."], "is no live camera", id="files"),
+        pytest.param(
+            ["--engine", "BUNDLE", "--camera", CAMERA, "--trigger", "stdin"], "no standard input", id="triggers"
+        ),
         pytest.param(["--engine", "BUNDLE", "--camera", CAMERA, "--frames", "3"], "--frames has no place", id="ends"),
     ],
 )
@@ -189,6 +192,58 @@ def test_variables(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "EDGE_AD_HOME=/var/lib/edge-ad",
         '"LD_LIBRARY_PATH=/a b"',
         "X=",
+    ]
+
+
+def make_recipe(path: Path, **settings: str | Path) -> Path:
+    path.write_text("".join(f'{name} = "{value}"\n' for name, value in settings.items()))
+    return path
+
+
+@pytest.mark.usefixtures("units")
+def test_recipes(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_recipe(tmp_path / "lid.toml", model=bundle, camera=CAMERA)
+    assert run_arguments(shown("--", "--recipe", "lid.toml")) == ["--recipe", str(tmp_path / "lid.toml"), "--quiet"]
+    assert run_arguments(shown("--", "--recipe", "."))[:2] == ["--recipe", str(tmp_path)]
+
+
+@pytest.mark.usefixtures("units")
+def test_lines_that_a_recipe_wants_on_standard_output_stay_there(bundle: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path / "lid.toml", model=bundle, camera=CAMERA)
+    recipe.write_text(recipe.read_text() + '[outputs]\njsonl = "-"\n')
+    assert run_arguments(shown("--", "--recipe", recipe)) == ["--recipe", str(recipe)]
+
+
+@pytest.mark.usefixtures("units")
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        pytest.param({}, "names no camera", id="no camera"),
+        pytest.param({"camera": "folder://."}, "is no live camera", id="files"),
+        pytest.param({"camera": CAMERA, "model": "nowhere"}, "nowhere does not exist", id="no engine"),
+        pytest.param({"camera": CAMERA, "triggers": "stdin"}, "no standard input", id="triggers"),
+        pytest.param({"camera": CAMERA, "shape": "round"}, "no setting shape", id="wrong"),
+    ],
+)
+def test_recipes_that_no_service_can_be_of(bundle: Path, tmp_path: Path, settings: dict[str, str], told: str) -> None:
+    recipe = make_recipe(tmp_path / "lid.toml", **{"model": bundle, **settings})
+    refused(edge_ad("service", "show", "lid", "--", "--recipe", recipe), 2, told)
+
+
+@pytest.mark.usefixtures("units")
+def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
+    refused(edge_ad("service", "show", "lid", "--", "--recipe", tmp_path / "lid.toml"), 2, "lid.toml cannot be read")
+
+
+@pytest.mark.usefixtures("units")
+def test_every_fallback_is_kept(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bundle.parent)
+    run = ("--engine", bundle.name, "--camera", CAMERA, "--fallback", bundle.name, "--fallback", bundle)
+    assert run_arguments(shown("--", *run, "--trigger", "timer://?rate=2")) == [
+        *("--engine", str(bundle), "--camera", CAMERA, "--trigger", "timer://?rate=2"),
+        *("--fallback", str(bundle)) * 2,
+        "--quiet",
     ]
 
 

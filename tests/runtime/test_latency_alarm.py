@@ -71,6 +71,13 @@ def test_a_stage_of_ones_own_is_named() -> None:
     assert "The slowest stage is polish: 1" in line.text()
 
 
+def test_waiting_that_takes_longer_than_any_stage_is_said() -> None:
+    line = Watched()
+    for stage, value_ms in {"age": 180.0, "predict": 30.0, "judge": 1.0, "sinks": 900.0}.items():
+        line.statistics.record(stage, value_ms)
+    assert "Most of it is waiting for the frames before; the slowest stage is predict" in line.text()
+
+
 def test_without_stages_the_age_is_said_alone() -> None:
     line = Watched()
     line.statistics.record("age", 180.0)

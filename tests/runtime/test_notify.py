@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -8,13 +9,17 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edge_ad.alarms import Alarms
-from edge_ad.runtime.loop import Notifier
+from edge_ad.cameras import opened
+from edge_ad.cameras.synthetic import SyntheticCamera, SyntheticOptions
+from edge_ad.runtime.judging import Inspector
+from edge_ad.runtime.loop import Line, Notifier, run
 from edge_ad.runtime.notify import ALIVE, READY, STOPPING, Systemd, sd_notify, sd_status, watchdog_period_s
 from edge_ad.runtime.stats import Statistics
-from edge_ad.types import Decision
+from edge_ad.types import AnomalyResult, Decision
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -59,10 +64,13 @@ def test_a_manager_that_is_gone_raises_nothing(tmp_path: Path, monkeypatch: pyte
 
 def test_a_manager_that_does_not_listen_holds_nothing_up(manager: socket.socket) -> None:
     for _ in range(10_000):
-        if not sd_notify(ALIVE):
+        if not sd_notify(ALIVE, wait_s=0):
             break
     else:
         pytest.fail("the queue of a socket is never full")
+    started_s = time.monotonic()
+    assert not sd_notify(READY, wait_s=0.1)
+    assert time.monotonic() - started_s >= 0.1, "it waits, and not for ever"
 
 
 def test_no_file_is_left_open(manager: socket.socket) -> None:
@@ -128,3 +136,19 @@ def test_the_status_names_rate_verdicts_age_and_alarms(manager: socket.socket) -
     status = manager.recv(1000).decode()
     assert status.startswith("STATUS=")
     assert status.endswith("frames/s, OK 0, NG 1, ERROR 0, age p99 40 ms, ALARM no frame for 3 s")
+
+
+def test_a_line_tells_the_manager_how_it_goes(manager: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "200000")
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    camera = SyntheticCamera(SyntheticOptions(fps=100, size=64, pool=1))
+    brightness = Inspector.of(lambda frame: AnomalyResult(np.ones((64, 64), np.float32), 1.0), 5.0)
+    with opened(camera) as info:
+        run(camera, info, Line(lambda recipe: brightness, notifier=Systemd()), duration_s=0.5)
+    manager.setblocking(False)
+    told = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            told.append(manager.recv(1000))
+    assert (told[0], told[-1]) == (b"READY=1", b"STOPPING=1")
+    assert set(told[1:-1]) == {b"WATCHDOG=1"}
