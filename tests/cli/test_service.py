@@ -78,28 +78,6 @@ def test_relative_paths_become_absolute(bundle: Path, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.usefixtures("units")
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        pytest.param(["-q"], ["--quiet"], id="quiet once"),
-        pytest.param(["--jsonl", "-"], ["--jsonl", "-"], id="lines in the journal for who asks for them"),
-        pytest.param(["--json"], ["--json"], id="report"),
-        pytest.param(["--threshold", "-3"], ["--threshold", "-3.0", "--quiet"], id="number"),
-        pytest.param(["--mode=rgb_only"], ["--mode", "rgb_only", "--quiet"], id="with ="),
-    ],
-)
-def test_arguments_are_written_out(bundle: Path, arguments: list[str], expected: list[str]) -> None:
-    settings = shown("--", "--engine", bundle, "--camera", CAMERA, *arguments)
-    assert run_arguments(settings)[4:] == expected
-
-
-@pytest.mark.usefixtures("units")
-def test_what_was_written_out_stays_as_it_is(bundle: Path) -> None:
-    written = run_arguments(shown("--", "-q", "--camera", CAMERA, "--engine", bundle, "--threshold", "5e-1"))
-    assert run_arguments(shown("--", *written)) == written
-
-
-@pytest.mark.usefixtures("units")
 def test_what_the_unit_says_runs_from_elsewhere(bundle: Path, tmp_path: Path) -> None:
     """As the manager would start and stop it."""
     (tmp_path / "out put").mkdir()
@@ -126,35 +104,6 @@ def test_what_the_unit_says_runs_from_elsewhere(bundle: Path, tmp_path: Path) ->
     assert ": stopped" in stderr
     assert stdout == "", "no line a frame for the journal"
     assert json.loads(lines.read_text().splitlines()[0])["decision"] in ("OK", "NG")
-
-
-@pytest.mark.usefixtures("units")
-def test_a_served_model_is_left_as_it_is() -> None:
-    uri = "grpc://127.0.0.1:8001/lid?bundle=/b"
-    assert run_arguments(shown("--", "--engine", uri, "--camera", CAMERA))[:2] == ["--engine", uri]
-
-
-@pytest.mark.usefixtures("units")
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        pytest.param(["--engine", "BUNDLE"], "--camera", id="missing option"),
-        pytest.param(["--engine", "BUNDLE", "--camera", CAMERA, "--fast"], "No such option", id="unknown option"),
-        pytest.param(["--engine", "BUNDLE", "--camera", CAMERA, "--threshold", "x"], "--threshold", id="no number"),
-        pytest.param([], "--engine", id="nothing"),
-        pytest.param(["--engine", "nowhere/lid", "--camera", CAMERA], "nowhere/lid does not exist", id="no engine"),
-        pytest.param(["--engine", "BUNDLE", "--camera", "mind://"], "'mind' is unknown", id="no such camera"),
-        pytest.param(["--engine", "BUNDLE", "--camera", "folder://."], "is no live camera", id="files"),
-        pytest.param(
-            ["--engine", "BUNDLE", "--camera", CAMERA, "--trigger", "stdin"], "no standard input", id="triggers"
-        ),
-        pytest.param(["--engine", "BUNDLE", "--camera", CAMERA, "--frames", "3"], "--frames has no place", id="ends"),
-    ],
-)
-def test_arguments_that_no_service_can_be_of(units: Path, bundle: Path, arguments: list[str], told: str) -> None:
-    words = [str(bundle) if word == "BUNDLE" else word for word in arguments]
-    refused(edge_ad("service", "install", "lid", "--no-start", "--", *words), 2, told)
-    assert list(units.iterdir()) == []
 
 
 @pytest.mark.usefixtures("units")
@@ -195,56 +144,10 @@ def test_variables(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def make_recipe(path: Path, **settings: str | Path) -> Path:
-    path.write_text("".join(f'{name} = "{value}"\n' for name, value in settings.items()))
-    return path
-
-
-@pytest.mark.usefixtures("units")
-def test_recipes(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    make_recipe(tmp_path / "lid.toml", model=bundle, camera=CAMERA)
-    assert run_arguments(shown("--", "--recipe", "lid.toml")) == ["--recipe", str(tmp_path / "lid.toml"), "--quiet"]
-    assert run_arguments(shown("--", "--recipe", "."))[:2] == ["--recipe", str(tmp_path)]
-
-
-@pytest.mark.usefixtures("units")
-def test_lines_that_a_recipe_wants_on_standard_output_stay_there(bundle: Path, tmp_path: Path) -> None:
-    recipe = make_recipe(tmp_path / "lid.toml", model=bundle, camera=CAMERA)
-    recipe.write_text(recipe.read_text() + '[outputs]\njsonl = "-"\n')
-    assert run_arguments(shown("--", "--recipe", recipe)) == ["--recipe", str(recipe)]
-
-
-@pytest.mark.usefixtures("units")
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [
-        pytest.param({}, "names no camera", id="no camera"),
-        pytest.param({"camera": "folder://."}, "is no live camera", id="files"),
-        pytest.param({"camera": CAMERA, "model": "nowhere"}, "nowhere does not exist", id="no engine"),
-        pytest.param({"camera": CAMERA, "triggers": "stdin"}, "no standard input", id="triggers"),
-        pytest.param({"camera": CAMERA, "shape": "round"}, "no setting shape", id="wrong"),
-    ],
-)
-def test_recipes_that_no_service_can_be_of(bundle: Path, tmp_path: Path, settings: dict[str, str], told: str) -> None:
-    recipe = make_recipe(tmp_path / "lid.toml", **{"model": bundle, **settings})
-    refused(edge_ad("service", "show", "lid", "--", "--recipe", recipe), 2, told)
-
-
-@pytest.mark.usefixtures("units")
-def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
-    refused(edge_ad("service", "show", "lid", "--", "--recipe", tmp_path / "lid.toml"), 2, "lid.toml cannot be read")
-
-
-@pytest.mark.usefixtures("units")
-def test_every_fallback_is_kept(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(bundle.parent)
-    run = ("--engine", bundle.name, "--camera", CAMERA, "--fallback", bundle.name, "--fallback", bundle)
-    assert run_arguments(shown("--", *run, "--trigger", "timer://?rate=2")) == [
-        *("--engine", str(bundle), "--camera", CAMERA, "--trigger", "timer://?rate=2"),
-        *("--fallback", str(bundle)) * 2,
-        "--quiet",
-    ]
+def test_nothing_is_written_of_what_cannot_run(units: Path, bundle: Path) -> None:
+    run = ("--", "--engine", bundle, "--camera", CAMERA, "--fast")
+    refused(edge_ad("service", "install", "lid", "--no-start", *run), 2, "No such option")
+    assert list(units.iterdir()) == []
 
 
 def test_installed_started_shown_and_uninstalled(units: Path, systemctl: Path, bundle: Path) -> None:
