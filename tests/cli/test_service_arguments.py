@@ -26,7 +26,7 @@ def make_recipe(path: Path, **settings: object) -> Path:
         pytest.param(["--threshold", "-3"], ["--threshold", "-3.0", "--quiet"], id="number"),
         pytest.param(["--mode=rgb_only"], ["--mode", "rgb_only", "--quiet"], id="with ="),
         pytest.param(
-            ["--in-process", "--policy", "latest"], ["--policy", "latest", "--in-process", "--quiet"], id="flag"
+            ["-q", "--policy", "latest", "--in-process"], ["--policy", "latest", "--in-process", "--quiet"], id="flags"
         ),
     ],
 )
