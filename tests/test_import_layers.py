@@ -110,6 +110,9 @@ ON_DEMAND = {
 
 VENDORS = {
     "pyrealsense2": {"cameras/realsense_devices.py"},
+    "harvesters": {"cameras/genicam_devices.py"},
+    "genicam": {"cameras/genicam_devices.py"},
+    "pyorbbecsdk": {"cameras/orbbec_devices.py"},
     "ray": {"cluster.py"},
     "sklearn": {"models/cmdiad.py"},
     "tensorrt": {"backends/tensorrt/loader.py"},
@@ -270,6 +273,9 @@ BLOCKED = [
     "onnx",
     "onnxscript",
     "pyrealsense2",
+    "harvesters",
+    "genicam",
+    "pyorbbecsdk",
     "ray",
     "tensorrt",
     "tensorrt_rtx",

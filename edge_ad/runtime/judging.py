@@ -86,7 +86,7 @@ class Inspector:
         self.judges, self.mode, self.model_id, self.recipe = dict(judges), mode, model_id, recipe
         self._needs, self._max_skew_ms, self._roi, self._clock_s = needs, max_skew_ms, roi, clock_s
         self._min_fill = MIN_DEPTH_FILL if depth_fill is None else COLLAPSED_FILL * depth_fill
-        self._degraded = ""
+        self._degraded, self._alarmed = "", False
         self._well_since_s, self._well_frames = math.inf, 0
 
     @classmethod
@@ -141,12 +141,12 @@ class Inspector:
         missing = self._missing(frame)
         if not missing:
             if not self._degraded or self._is_back():
-                if self._degraded:
+                if self._alarmed:
                     alarms.clear(ALARM)
-                self._degraded = ""
+                self._degraded, self._alarmed = "", False
                 return FULL, ""
             return self._degraded, f"{self._gone(self._degraded)} has not been back for long: {self._alone()}"
-        self._well_since_s, self._well_frames = math.inf, 0
+        self._well_since_s, self._well_frames, self._alarmed = math.inf, 0, True
         mode = RGB_ONLY if "depth" in missing else THREE_D_ONLY
         why = missing.get("depth") or missing["rgb"]
         if mode not in self.judges or len(missing) > 1:

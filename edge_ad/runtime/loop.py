@@ -167,6 +167,8 @@ class _Running:
         try:
             with ExitStack() as stack:
                 stack.enter_context(self._alarms.listening(_log_alarm))
+                if line.triggers is not None:
+                    stack.enter_context(self._alarms.listening(line.triggers.alarm))
                 take = stack.enter_context(self._taking())
                 stack.enter_context(stopped_by_signals(self._stop))
                 stack.enter_context(watchdog.watching())

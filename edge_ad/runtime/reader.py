@@ -18,7 +18,7 @@ from edge_ad.types import Camera, Frame, ReadStatus
 READ_TIMEOUT_S = 0.3
 """How long one read may wait: short, as stopping waits for it."""
 
-SILENCE_S = 1.0
+SILENCE_S = 0.8
 """A camera that keeps a pace and sends nothing for so long, or for four of its periods, is lost."""
 FIRST_FRAME_S = 5.0
 """The same before it has sent anything."""

@@ -32,6 +32,22 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return SoftwareRealSense().record(path, RECORDED_FRAMES)
 
 
+@pytest.fixture(scope="session")
+def producer() -> Path:
+    """The virtual 3D cameras that come with the genicam package: 0, 1 and 2."""
+    genicam = pytest.importorskip("genicam")
+    return Path(genicam.__file__).with_name("viky.cti")
+
+
+@pytest.fixture(scope="session")
+def orbbec_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One second of an Orbbec camera."""
+    pytest.importorskip("pyorbbecsdk")
+    from tests.cameras.orbbec_bag import write_bag
+
+    return write_bag(tmp_path_factory.mktemp("orbbec") / "parts.bag", RECORDED_FRAMES)
+
+
 @pytest.fixture
 def captures(tmp_path: Path) -> Path:
     """A folder of captures as ``edge-ad capture`` writes it."""
