@@ -23,7 +23,7 @@ PACKAGE = Path(__file__).parents[1] / "edge_ad"
 
 LAYERS = (
     {"types", "errors"},
-    {"extras", "settings", "files", "alarms"},
+    {"extras", "settings", "files", "alarms", "service", "systemd"},
     {"config"},
     {
         "bundle",

@@ -29,6 +29,7 @@ COMMANDS = (
     "export-triton",
     "run",
     "recipe",
+    "service",
 )
 """Command → module of this package (with _ for -) and its function ``command``, or its ``app`` of several."""
 
