@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-
 from edge_ad.cameras import camera_from_uri
 from edge_ad.cameras.isolated import IsolatedCamera, can_isolate
 from edge_ad.cli.console import notes
-from edge_ad.errors import ConfigError, EdgeAdError
+from edge_ad.errors import ConfigError
 from edge_ad.predictor import Predictor
 from edge_ad.runtime.judging import Inspector
 from edge_ad.runtime.models import open_inspector
 from edge_ad.runtime.recipes import Outputs, Recipe, RecipeBook, active_in, read_recipes
+from edge_ad.settings import validated
 from edge_ad.sinks.images import MapSink, OverlaySink
 from edge_ad.sinks.jsonl import JsonLinesSink
 from edge_ad.sinks.sqlite import SqliteSink
@@ -52,7 +51,8 @@ def planned(paths: Sequence[Path], overrides: dict[str, Any]) -> Plan:
 
     Args:
         paths: recipes, and directories of recipes.
-        overrides: options that were given; they take the place of what the recipes say.
+        overrides: options that were given, by the recipe's field, tables as mappings; they take the place of what
+            the recipes say.
 
     Raises:
         ConfigError: a recipe is wrong, or neither recipes nor an engine and a camera were given.
@@ -62,7 +62,7 @@ def planned(paths: Sequence[Path], overrides: dict[str, Any]) -> Plan:
         for option, name in (("--engine", "model"), ("--camera", "camera")):
             if name not in given:
                 raise ConfigError(f"{option} is missing", remedy=f"give {option}, or a --recipe that names it")
-        return Plan({"": Recipe(**given)}, "")
+        return Plan({"": validated(Recipe, given, "the command line", options=_options(given))}, "")
     own = {"threshold", "mode", "model", "fallback"} & given.keys()
     recipes = read_recipes(list(paths))
     if own and len(recipes) > 1:
@@ -80,12 +80,22 @@ def planned(paths: Sequence[Path], overrides: dict[str, Any]) -> Plan:
 
 
 def _overridden(recipe: Recipe, given: dict[str, Any]) -> Recipe:
-    tables: dict[str, Any] = {
-        name: getattr(recipe, name).model_copy(update=given[name].model_dump(exclude_unset=True))
-        for name in ("acquisition", "outputs")
-        if name in given
-    }
-    return recipe.model_copy(update={**given, **tables})
+    values = recipe.model_dump(exclude_unset=True)
+    for name, value in given.items():
+        values[name] = {**values.get(name, {}), **value} if isinstance(value, Mapping) else value
+    return validated(Recipe, values, "the recipe with the command line's options", options=_options(given))
+
+
+def _options(given: Mapping[str, Any], table: str = "") -> dict[str, str]:
+    """By field, the option that set it."""
+    called = {"model": "engine", "triggers": "trigger"}
+    options: dict[str, str] = {}
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            options |= _options(value, f"{name}.")
+        else:
+            options[f"{table}{name}"] = f"--{called.get(name, name).replace('_', '-')}"
+    return options
 
 
 def make_camera(uri: str, policy: str | None, *, in_process: bool) -> Camera:
@@ -113,7 +123,7 @@ class Models:
     predictors: dict[str, Predictor] = field(default_factory=dict)
 
 
-def open_models(plan: Plan, camera: Camera, stack: ExitStack) -> Models:
+def open_models(plan: Plan, stack: ExitStack) -> Models:
     """Loads the recipe in force, and the others in the background.
 
     Raises:
@@ -133,26 +143,14 @@ def open_models(plan: Plan, camera: Camera, stack: ExitStack) -> Models:
         )
         return inspector
 
-    def switched(name: str, recipe: Recipe) -> None:
-        set_options(camera, recipe)
-
     with notes.status("loading the engine"):
-        book = RecipeBook(plan.recipes, plan.active, load, on_switch=switched)
+        book = RecipeBook(plan.recipes, plan.active, load)
     if plan.directory is not None:
         book.preload()
         stack.enter_context(book.following(plan.directory))
         names = ", ".join(f"[bold]{name}[/]" if name == book.active else name for name in plan.recipes)
         notes.print(f"[green]recipes[/] {names}  [dim]change over: edge-ad recipe use NAME {plan.directory}[/]")
     return Models(book, predictors)
-
-
-def set_options(camera: Camera, recipe: Recipe) -> None:
-    """Sets the recipe's camera options; a refusal is said and costs nothing else."""
-    if recipe.camera_options:
-        try:
-            camera.set(**recipe.camera_options)
-        except EdgeAdError as error:
-            notes.print(f"[yellow]warning[/] {escape(str(error))}", soft_wrap=True)
 
 
 def make_sinks(outputs: Outputs, *, to_stdout: bool) -> list[Sink]:

@@ -12,16 +12,14 @@ import typer
 
 from edge_ad.cli.cameras import lost_camera, opened_camera
 from edge_ad.cli.console import notes, print_json
-from edge_ad.cli.line import STDOUT, Plan, make_camera, make_sinks, open_models, planned, set_options
+from edge_ad.cli.line import STDOUT, Plan, make_camera, make_sinks, open_models, planned
 from edge_ad.cli.run_view import RunView, print_summary
 from edge_ad.errors import ConfigError, DataError, EdgeAdError, OutputError
 from edge_ad.predictor import Predictor
-from edge_ad.runtime.acquisition import Acquisition, Policy
+from edge_ad.runtime.acquisition import Policy
 from edge_ad.runtime.loop import Line, RunSummary
 from edge_ad.runtime.loop import run as run_line
 from edge_ad.runtime.reader import EndReason, Recovery
-from edge_ad.runtime.recipes import Outputs
-from edge_ad.settings import validated
 from edge_ad.triggers import triggers_from_uri
 from edge_ad.types import CameraInfo, Decision
 
@@ -115,8 +113,8 @@ def command(
         "mode": mode,
         "fallback": tuple(fallback or ()),
         "triggers": trigger,
-        "acquisition": _given(Acquisition, rules),
-        "outputs": _given(Outputs, outputs),
+        "acquisition": {name: value for name, value in rules.items() if value is not None},
+        "outputs": {name: value for name, value in outputs.items() if value is not None},
     }
     plan = planned(recipe or [], overrides)
     recovery = RECOVERY if give_up_s is None else Recovery(RECOVERY.delays_s, give_up_s)
@@ -139,7 +137,7 @@ def _run(plan: Plan, limits: Limits, recovery: Recovery, *, in_process: bool, qu
     source = make_camera(uri, acquisition.policy, in_process=in_process)
     view = RunView()
     with ExitStack() as stack:
-        models = open_models(plan, source, stack)
+        models = open_models(plan, stack)
         predictor = models.predictors[plan.active]
         sinks = make_sinks(shared.outputs, to_stdout=to_stdout)
         for sink in sinks:
@@ -147,16 +145,17 @@ def _run(plan: Plan, limits: Limits, recovery: Recovery, *, in_process: bool, qu
         triggers = None if shared.triggers is None else triggers_from_uri(shared.triggers)
         if triggers is not None:
             stack.callback(triggers.close)
+            notes.print(f"[green]triggers[/] {triggers.address or shared.triggers}")
         limit = models.book.inspector_for("").threshold
         notes.print(f"[green]engine[/] {predictor.description}  [dim]threshold {limit:.4g}[/]")
         info = stack.enter_context(opened_camera(source))
-        set_options(source, shared)
         line = Line(
             models.book.inspector_for,
             sinks,
             acquisition=acquisition,
             triggers=triggers,
             recovery=recovery,
+            camera_options=lambda: plan.recipes[models.book.active].camera_options,
             on_update=view.update,
         )
         with view.shown(notes.is_terminal and not (to_stdout and sys.stdout.isatty())):
@@ -169,13 +168,6 @@ def _run(plan: Plan, limits: Limits, recovery: Recovery, *, in_process: bool, qu
     problem = _problem(summary, uri, view.last_error)
     if problem is not None:
         raise problem
-
-
-def _given(kind: type[Any], values: dict[str, Any]) -> Any:
-    """The settings that were given on the command line; None where there are none."""
-    given = {name: value for name, value in values.items() if value is not None}
-    options = {name: f"--{name.replace('_', '-')}" for name in given}
-    return validated(kind, given, "the command line", options=options) if given else None
 
 
 def _lines_on_stdout(jsonl: str | None, *, quiet: bool, report: bool) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from edge_ad.errors import CameraError, EdgeAdError
 from edge_ad.runtime.stats import Statistics
+from edge_ad.runtime.survival import survived
 from edge_ad.types import Camera, Frame, ReadStatus
 
 READ_TIMEOUT_S = 0.3
@@ -21,7 +22,10 @@ READ_TIMEOUT_S = 0.3
 SILENCE_S = 0.8
 """A camera that keeps a pace and sends nothing for so long, or for four of its periods, is lost."""
 FIRST_FRAME_S = 5.0
-"""The same before it has sent anything."""
+"""The same before it has sent anything since it was opened."""
+
+PAUSE_S = 0.1
+"""After an error that should not be: were it to come back at once, it must not take the whole processor."""
 
 _log = logging.getLogger(__name__)
 
@@ -78,10 +82,12 @@ class Reader:
         halt: when set, waiting to bring it back ends.
         recovery: how it is brought back.
         check: called after it was brought back; what it raises makes that attempt a failure.
+        options: what is to be set of it at this moment; asked before every read, and set when it has changed, and
+            again when it was opened again. A refusal is counted and logged.
 
     Attributes:
         ended: why there will be no more readings; None while there may be.
-        problem: what the last attempt to read it or bring it back failed with.
+        problem: what the last attempt to read it or bring it back failed with; empty once a frame has come.
     """
 
     def __init__(
@@ -92,12 +98,14 @@ class Reader:
         halt: threading.Event,
         recovery: Recovery | None = None,
         check: Callable[[], None] | None = None,
+        options: Callable[[], Mapping[str, float | str]] | None = None,
     ) -> None:
         self.ended: EndReason | None = None
         self.problem = ""
         self._camera, self._name, self._statistics, self._halt = camera, name, statistics, halt
         self._recovery = recovery or Recovery()
-        self._check = check
+        self._check, self._options = check, options
+        self._options_set: Mapping[str, float | str] = {}
         self._last_sequence: int | None = None
         self._lost = False
         able = {"resets": camera.caps.can_reset, "respawns": hasattr(camera, "respawn")}
@@ -105,14 +113,16 @@ class Reader:
         self._attempt = self._rung = 0
         self._period_s: float | None = None
         self._arrived_s = time.monotonic()
-        self._waited_s = 0.0
-        self._entered_s: float | None = None
+        # Seconds of reading without a frame before this read, and when this read began: one attribute, as the
+        # watchdog looks at it from its own thread.
+        self._silence: tuple[float, float | None] = (0.0, None)
+        self._silent_before_s = 0.0
 
     @property
     def silent_s(self) -> float:
         """How long it has been read without a frame; a slow consumer's own time does not count."""
-        entered_s = self._entered_s
-        return self._waited_s + (0.0 if entered_s is None else time.monotonic() - entered_s)
+        waited_s, entered_s = self._silence
+        return waited_s + (0.0 if entered_s is None else time.monotonic() - entered_s)
 
     @property
     def is_lost(self) -> bool:
@@ -126,16 +136,18 @@ class Reader:
     @property
     def is_silent(self) -> bool:
         """Whether a camera that keeps a pace has sent nothing for too long, or is lost."""
-        if self._lost:
+        paced = self._camera.caps.paced
+        if self._lost or (self._attempt and paced):  # opened again is not back: that takes a frame
             return self.silent_s > SILENCE_S
-        return self._camera.caps.paced and self.silent_s > self._patience_s
+        return paced and self._is_overdue
 
     def read(self, timeout_s: float) -> Reading | None:
         """The next reading, or None when there is none within ``timeout_s`` or ever again."""
-        self._entered_s = time.monotonic()
+        self._silence = (self._silence[0], time.monotonic())
         reading = self._read(timeout_s)
-        self._waited_s = 0.0 if reading is not None and reading.error is None else self.silent_s
-        self._entered_s = None
+        heard = reading is not None and reading.error is None
+        idle = not (self._lost or self._camera.caps.paced)  # no frame was due
+        self._silence = (0.0 if heard or idle else self.silent_s, None)
         return reading
 
     def _read(self, timeout_s: float) -> Reading | None:
@@ -143,6 +155,7 @@ class Reader:
             self._recover()
         if self.ended is not None or self._lost:
             return None
+        self._set_options()
         started_s = time.perf_counter()
         try:
             outcome = self._camera.read(timeout_s)
@@ -153,7 +166,7 @@ class Reader:
             return self._arrived(outcome)
         if outcome is ReadStatus.TIMEOUT:
             self._statistics.event("timeouts")
-            if self._camera.caps.paced and self.silent_s > self._patience_s:
+            if self._camera.caps.paced and self._is_overdue:
                 self._lose(f"it has sent nothing for {self.silent_s:.1f} s", rung=0)
         elif outcome is ReadStatus.DISCONNECTED:
             self._statistics.event("disconnects")
@@ -164,14 +177,40 @@ class Reader:
 
     def feed(self, receive: Callable[[Reading], None]) -> None:
         """Reads until the end or ``halt``: the work of a capture thread."""
-        while self.ended is None and not self._halt.is_set():
+
+        def step() -> None:
             reading = self.read(READ_TIMEOUT_S)
             if reading is not None:
                 receive(reading)
 
+        self.repeat(step)
+
+    def repeat(self, step: Callable[[], object]) -> None:
+        """Does ``step`` over and over until the end or ``halt``, whatever it raises."""
+        while self.ended is None and not self._halt.is_set():
+            try:
+                step()
+            except Exception as error:
+                survived(error, f"taking frames of {self._name}", self._statistics)
+                self._halt.wait(PAUSE_S)
+
     @property
-    def _patience_s(self) -> float:
-        return FIRST_FRAME_S if self._period_s is None else max(SILENCE_S, 4 * self._period_s)
+    def _is_overdue(self) -> bool:
+        """Whether the next frame should have come, since the camera was opened or sent the last one."""
+        shortest_s = FIRST_FRAME_S if self._period_s is None or self._last_sequence is None else SILENCE_S
+        return self.silent_s - self._silent_before_s > max(shortest_s, 4 * (self._period_s or 0.0))
+
+    def _set_options(self) -> None:
+        wanted = {} if self._options is None else self._options()
+        if wanted == self._options_set:
+            return
+        self._options_set = wanted
+        try:
+            self._camera.set(**wanted)
+        except Exception as error:
+            survived(error, f"setting options of {self._name}", self._statistics)
+            self._statistics.event("options_refused")
+            _log.warning("camera %s: %s", self._name, error)
 
     def _arrived(self, frame: Frame) -> Reading:
         # A number that does not rise is a camera that began to count again, not a loss.
@@ -185,6 +224,7 @@ class Reader:
             _log.warning("camera %s: back after %.1f s", self._name, now_s - self._arrived_s)
         self._last_sequence = frame.sequence
         self._attempt, self._rung, self._arrived_s = 0, 0, now_s
+        self.problem, self._silent_before_s = "", 0.0
         return Reading(frame)
 
     def _smoothed(self, now_s: float) -> float:
@@ -194,10 +234,11 @@ class Reader:
     def _failed(self, error: Exception) -> Reading:
         """The frame that should have come is an ERROR; the device itself is brought back if it may be at fault."""
         self._statistics.event("read_errors")
-        if not isinstance(error, EdgeAdError) and self._statistics.event("bugs") == 1:
-            _log.error("reading from %s failed", self._name, exc_info=error)
+        survived(error, f"reading from {self._name}", self._statistics)
         if isinstance(error, CameraError) or not isinstance(error, EdgeAdError):
-            self._lose(str(error), rung=1)
+            self._lose(str(error) or type(error).__name__, rung=1)
+        elif self._camera.caps.paced and self._is_overdue:
+            self._lose(str(error), rung=0)  # not one whole capture in all this time
         else:
             self.problem = str(error)
         self._last_sequence = 0 if self._last_sequence is None else self._last_sequence + 1
@@ -221,29 +262,31 @@ class Reader:
         self._rung = self._rung + 1 if self._rung + 1 < len(self._rungs) else 1
         self._statistics.event(name)
         try:
-            self._cure(name)
+            if not self._cure(name):
+                return
             if self._check is not None:
                 self._check()
         except Exception as error:
-            if not isinstance(error, EdgeAdError) and self._statistics.event("bugs") == 1:
-                _log.error("bringing back %s failed", self._name, exc_info=error)
-            self.problem = str(error)
+            survived(error, f"bringing back {self._name}", self._statistics)
+            self.problem = str(error) or type(error).__name__
             return
         self._statistics.event("reconnects")
-        self._lost, self._last_sequence, self._waited_s = False, None, 0.0
-        self._entered_s = time.monotonic()
+        self._lost, self._last_sequence, self._options_set = False, None, {}
+        self._silent_before_s = self.silent_s
 
-    def _cure(self, name: str) -> None:
+    def _cure(self, name: str) -> bool:
+        """Whether it was carried out, and not stopped on the way."""
         if name == "restarts":
             self._camera.restart()
-            return
+            return True
         if name == "resets":
             self._camera.reset()
             if self._halt.wait(BOOT_S):
-                return
+                return False
         elif name == "respawns":
             self._camera.respawn()  # type: ignore[attr-defined]
         self._camera.open()
+        return True
 
 
 def black_frame(source: str, sequence: int = 0, part_id: str | None = None) -> Frame:
