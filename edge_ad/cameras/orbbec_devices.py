@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,23 +35,9 @@ def load_sdk() -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    with _stdout_kept():
-        sdk = require("pyorbbecsdk", extra="orbbec", remedy=INSTALL)
+    sdk = require("pyorbbecsdk", extra="orbbec", remedy=INSTALL, chatty=True)
     sdk.Context.set_logger_level(sdk.OBLogLevel.NONE)  # else it writes a directory Log wherever it is started
     return sdk
-
-
-@contextlib.contextmanager
-def _stdout_kept() -> Iterator[None]:
-    """Sends to standard error what the SDK prints while it is loaded: standard output is for results."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    try:
-        os.dup2(2, 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 @functools.cache

@@ -37,6 +37,17 @@ def film_camera(tmp_path: Path) -> Camera:
     return V4l2Camera(write_film(tmp_path / "film.avi", 4), open_capture=FilmCapture)
 
 
+@pytest.fixture
+def host_oak() -> Camera:
+    """A camera as far as depthai's pairing knows."""
+    pytest.importorskip("depthai")
+    from edge_ad.cameras.oak import OakCamera, OakOptions
+    from tests.cameras.host_oak import HostOak, steady
+
+    options = OakOptions.model_validate({"size": "32x24", "fps": 50})
+    return OakCamera(options=options, open_link=HostOak(lambda: steady(1000)))
+
+
 DRIVERS: dict[str, Callable[[Request], Camera]] = {
     "realsense": lambda request: request.getfixturevalue("attached_realsense"),
     "realsense-file": lambda request: camera_from_uri(f"realsense://{request.getfixturevalue('recording')}"),
@@ -44,6 +55,7 @@ DRIVERS: dict[str, Callable[[Request], Camera]] = {
     "replay": lambda request: camera_from_uri(f"replay://{request.getfixturevalue('captures')}"),
     "genicam": lambda request: camera_from_uri(f"genicam://1?cti={request.getfixturevalue('producer')}"),
     "orbbec-file": lambda request: camera_from_uri(f"orbbec://{request.getfixturevalue('orbbec_bag')}"),
+    "oak": lambda request: request.getfixturevalue("host_oak"),
     "v4l2": lambda request: request.getfixturevalue("film_camera"),
     "synthetic": lambda request: camera_from_uri("synthetic://?size=64&pool=2"),
 }
