@@ -12,13 +12,14 @@ from edge_ad.cameras.genicam_devices import (
     close_harvester,
     devices_of,
     find_device,
+    incomplete_counter,
     interrupt_kept,
-    load_sdk,
     open_harvester,
+    own_description,
     sdk_errors,
 )
 from edge_ad.cameras.genicam_features import Features, RangeScale, choose_trigger, enable_images, read_range_scale
-from edge_ad.cameras.genicam_frames import USABLE, Part, frame_of
+from edge_ad.cameras.genicam_frames import USABLE, Numbers, Part, frame_of
 from edge_ad.cameras.triggered import TriggeredParts
 from edge_ad.cameras.uri import CameraUri
 from edge_ad.errors import CameraError
@@ -90,7 +91,7 @@ class GenicamCamera(CameraDriver):
         self._features: Features | None = None
         self._scale = RangeScale()
         self._source = ""
-        self._numbers = Numbers(self)
+        self._numbers = Numbers(self.dropped)
         self._parts = TriggeredParts()
         self._lost = False
 
@@ -132,8 +133,8 @@ class GenicamCamera(CameraDriver):
         index = find_device(attached, self._serial)
         device = attached[index]
         with interrupt_kept():
-            self._acquirer = self._harvester.create(index, config=_description(options.xml))
-        self._acquirer.add_callback(self._acquirer.Events.INCOMPLETE_BUFFER, _counter(self))
+            self._acquirer = self._harvester.create(index, config=own_description(options.xml))
+        self._acquirer.add_callback(self._acquirer.Events.INCOMPLETE_BUFFER, incomplete_counter(self.dropped))
         self._source = f"genicam://{device.serial}"
         features = self._features = Features(self._acquirer.remote_device.node_map, device.serial or device.name)
         for text in (options.features or "").split(","):
@@ -264,53 +265,3 @@ class GenicamCamera(CameraDriver):
     @property
     def _name(self) -> str:
         return self._serial or "genicam"
-
-
-class Numbers:
-    """Frame numbers of one stream: the camera's own, made to rise always.
-
-    Args:
-        camera: counts the gaps.
-    """
-
-    def __init__(self, camera: CameraDriver) -> None:
-        self._camera = camera
-        self._sequence = self._seen = -1
-
-    def restart(self) -> None:
-        """A stream begins, and its camera may count from anywhere."""
-        self._seen = -1
-
-    def next(self, buffer: Any) -> int:
-        """The number of this capture; counts those that are missing before it."""
-        try:
-            number = int(buffer.module.frame_id)
-        except sdk_errors():  # this producer does not count
-            number = -1
-        # Older cameras count to 65535 and begin again; some do not count at all.
-        missed = number - self._seen - 1 if 0 <= self._seen < number else 0
-        self._seen = number
-        if missed:
-            self._camera.dropped["sequence_gap"] += missed
-        self._sequence += 1 + missed
-        return self._sequence
-
-
-def _description(xml: Path | None) -> Any:
-    """The SDK's parameters for a description from a file; None for the camera's own."""
-    if xml is None:
-        return None
-    if not xml.is_file():
-        raise CameraError(f"description {xml} does not exist", remedy="correct the path behind xml=")
-    sdk = load_sdk()
-    return sdk.ParameterSet({sdk.ParameterKey.REMOTE_DEVICE_SOURCE_XML_FILE_PATH: str(xml)})
-
-
-def _counter(camera: CameraDriver) -> Any:
-    """What the SDK calls for each capture that it discards as incomplete."""
-
-    class Counter(load_sdk().Callback):  # type: ignore[misc]
-        def emit(self, context: object = None) -> None:
-            camera.dropped["incomplete"] += 1
-
-    return Counter()
