@@ -117,8 +117,30 @@ class ModeInfo(Settings):
         return inputs, outputs
 
 
+class RigReference(Settings):
+    """The rig that a model was trained for, as far as a run must know it again.
+
+    Attributes:
+        sha256: of the rig's record.
+        serial: of its camera.
+        frame_size_px: (height, width) of its frames.
+        intrinsics: of its frames.
+        plane: (α, β, γ) of its table in 1/m, see ``edge_ad.geometry.fit_plane``.
+    """
+
+    sha256: str
+    serial: str
+    frame_size_px: tuple[int, int]
+    intrinsics: Intrinsics
+    plane: tuple[float, float, float]
+
+
 class Manifest(Settings):
-    """The content of ``manifest.json``; ``sha256`` is over all the rest of it."""
+    """The content of ``manifest.json``; ``sha256`` is over all the rest of it.
+
+    ``rig`` is None for a model that was trained without one, and then no part of the digest: so were those
+    of earlier versions.
+    """
 
     schema_version: Literal[2]
     edge_ad_version: str
@@ -134,11 +156,17 @@ class Manifest(Settings):
     parity: dict[str, float]
     licences: dict[str, str]
     files: dict[str, FileDigest]
+    rig: RigReference | None = None
     sha256: str = ""
 
     def content_digest(self) -> str:
         """sha256 (hex) over all of the manifest but ``sha256`` itself."""
-        return _digest_of(self.model_dump(mode="json", exclude={"sha256"}))
+        return self.digest({"sha256": True})
+
+    def digest(self, without: Mapping[str, Any]) -> str:
+        """sha256 (hex) over the manifest without some of its fields."""
+        unsaid = {"rig": True} if self.rig is None else {}
+        return _digest_of(self.model_dump(mode="json", exclude={**without, **unsaid}))
 
     def sealed(self) -> Manifest:
         """The manifest with its own digest, as ``read_bundle`` wants it."""
@@ -239,7 +267,7 @@ class Bundle:
     @property
     def digest(self) -> str:
         """sha256 (hex) over the manifest and so over all files but the thresholds, which may change."""
-        return _digest_of(self.manifest.model_dump(mode="json", exclude={"sha256": True, "files": {THRESHOLDS}}))
+        return self.manifest.digest({"sha256": True, "files": {THRESHOLDS}})
 
 
 def mode_of(manifest: Manifest, name: str, source: str) -> ModeInfo:

@@ -42,6 +42,7 @@ LAYERS = (
         "sinks",
         "feeds",
         "geometry",
+        "rig",
         "visualization",
         "published",
     },
