@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import cv2
 import numpy as np
 
 from edge_ad.rig.calibration import TABLE_M, TABLE_SIGMAS, delivery_findings, roi_distance_m, usb_2
@@ -13,9 +14,11 @@ from edge_ad.rig.identity import identity_findings
 from edge_ad.rig.observation import Observation
 from edge_ad.rig.picture import Shift, detail, image_shift, overlapping, sharpness_left
 from edge_ad.rig.record import Rig
-from edge_ad.rig.surface import table_plane, tilt_deg
+from edge_ad.rig.surface import heights_m, table_plane, tilt_deg
 
 FASTENED = "fasten the camera and put it back as it was; then measure again: edge-ad rig calibrate"
+STRANGE_PERCENT = (0.2, 1.0)
+"""Share of the ROI whose height changed."""
 STILL = Shift(0.0, 0.0, 1.0)
 HALF = 0.5
 """A pixel counts as one that returns depth if this share of the frames did."""
@@ -37,8 +40,11 @@ def check(rig: Rig, seen: Observation) -> list[Finding]:
         if rig.maps.grey is not None and seen.maps.grey is not None:
             shift = image_shift(rig.maps.grey, seen.maps.grey)
         findings += _plane_findings(rig, seen)
-        findings += _picture_findings(rig, seen, shift)
-        findings += _depth_findings(rig, seen, shift if shift.is_certain else STILL)
+        strange = _strange_finding(rig, seen, shift if shift.is_certain else STILL)
+        findings.append(strange)
+        if strange.status is not Status.FAIL:  # else what differs is the thing in the way
+            findings += _picture_findings(rig, seen, shift)
+            findings += _depth_findings(rig, seen, shift if shift.is_certain else STILL)
     return [*findings, *_delivery_findings(rig, seen)]
 
 
@@ -66,6 +72,27 @@ def _plane_findings(rig: Rig, seen: Observation) -> Iterator[Finding]:
         limits.tilt_deg,
         "{:.2f}°",
         f"the camera or the table turned: {FASTENED}",
+    )
+
+
+def _strange_finding(rig: Rig, seen: Observation, shift: Shift) -> Finding:
+    """Does something stand where nothing stood, or is something gone?"""
+    record, intrinsics = rig.record, seen.intrinsics
+    tolerance_m = max(TABLE_M, TABLE_SIGMAS * record.noise_m)
+    plane = table_plane(seen.maps.depth_m, intrinsics, tolerance_m, whole=True) or record.plane
+    there, here = overlapping(record.roi, shift, record.camera.frame_size_px)
+    before_m = there.crop(heights_m(rig.maps.depth_m, record.plane, intrinsics))
+    now_m = here.crop(heights_m(seen.maps.depth_m, plane, intrinsics))
+    # A few pixels are the edges of what belongs to the fixture.
+    changed = (np.abs(now_m - before_m) > tolerance_m).astype(np.uint8)
+    share = float(cv2.morphologyEx(changed, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)).mean())
+    return graded(
+        "empty",
+        "ROI whose height is another",
+        100 * share,
+        STRANGE_PERCENT,
+        "{:.1f} %",
+        "empty the fixture and put back what belongs to it, then check again",
     )
 
 
