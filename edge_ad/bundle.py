@@ -83,40 +83,6 @@ class InputSpec(Settings):
     intrinsics: Intrinsics | None
 
 
-class TrainingData(Settings):
-    """Where the model's knowledge of good parts came from; the digests are over the frames' pixels.
-
-    Attributes:
-        category: the product.
-        train_frames: how many good frames it learned from,
-        validation_frames: and how many set the scale of its scores.
-        sha256: over all of them, in this order.
-        frames: the digest of each, see ``edge_ad.data.digest.frame_digest``.
-    """
-
-    category: str
-    train_frames: int
-    validation_frames: int
-    sha256: str
-    frames: tuple[str, ...] = ()
-
-
-class ModeInfo(Settings):
-    """What goes in and out of the graph of one operating mode, and which modalities it looks at."""
-
-    modalities: tuple[str, ...]
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
-
-    def tensor_specs(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-        """Inputs and outputs."""
-        inputs, outputs = (
-            tuple(TensorSpec(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors)
-            for tensors in (self.inputs, self.outputs)
-        )
-        return inputs, outputs
-
-
 class RigReference(Settings):
     """The rig that a model was trained for, as far as a run must know it again.
 
@@ -135,12 +101,44 @@ class RigReference(Settings):
     plane: tuple[float, float, float]
 
 
-class Manifest(Settings):
-    """The content of ``manifest.json``; ``sha256`` is over all the rest of it.
+class TrainingData(Settings):
+    """Where the model's knowledge of good parts came from; the digests are over the frames' pixels.
 
-    ``rig`` is None for a model that was trained without one, and then no part of the digest: so were those
-    of earlier versions.
+    Attributes:
+        category: the product.
+        train_frames: how many good frames it learned from,
+        validation_frames: and how many set the scale of its scores.
+        sha256: over all of them, in this order.
+        frames: the digest of each, see ``edge_ad.data.digest.frame_digest``.
+        rig: that they were captured on; None where it was not measured.
     """
+
+    category: str
+    train_frames: int
+    validation_frames: int
+    sha256: str
+    frames: tuple[str, ...] = ()
+    rig: RigReference | None = None
+
+
+class ModeInfo(Settings):
+    """What goes in and out of the graph of one operating mode, and which modalities it looks at."""
+
+    modalities: tuple[str, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+    def tensor_specs(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        """Inputs and outputs."""
+        inputs, outputs = (
+            tuple(TensorSpec(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors)
+            for tensors in (self.inputs, self.outputs)
+        )
+        return inputs, outputs
+
+
+class Manifest(Settings):
+    """The content of ``manifest.json``; ``sha256`` is over all the rest of it."""
 
     schema_version: Literal[2]
     edge_ad_version: str
@@ -156,7 +154,6 @@ class Manifest(Settings):
     parity: dict[str, float]
     licences: dict[str, str]
     files: dict[str, FileDigest]
-    rig: RigReference | None = None
     sha256: str = ""
 
     def content_digest(self) -> str:
@@ -165,7 +162,8 @@ class Manifest(Settings):
 
     def digest(self, without: Mapping[str, Any]) -> str:
         """sha256 (hex) over the manifest without some of its fields."""
-        unsaid = {"rig": True} if self.rig is None else {}
+        # Without a rig there is no such field: manifests of earlier versions keep their digests.
+        unsaid = {"training_data": {"rig"}} if self.training_data.rig is None else {}
         return _digest_of(self.model_dump(mode="json", exclude={**without, **unsaid}))
 
     def sealed(self) -> Manifest:

@@ -65,7 +65,7 @@ def _pictures(rig: Rig) -> Iterator[Picture]:
         )
     height_mm = 1000 * heights_m(maps.depth_m, record.plane, record.camera.intrinsics)
     low, high = _ends(height_mm)
-    title = f"Height above the plane, {low:.2f} to {high:.2f} mm"
+    title = f"Height above the plane, {low:.2f} to {high:.2f} mm".replace("-", "−")
     yield Picture(title, "height of the empty fixture", jpeg_uri(_heat(height_mm, low, high)))
     noise_mm = np.where(maps.noise_m > 0, 1000 * maps.noise_m, np.nan).astype(np.float32)
     _, most = _ends(noise_mm)

@@ -54,7 +54,7 @@ def fits(rig: Rig, manifest: Manifest) -> str:
         return f"it wants frames of {_size(wanted.frame_size_px)}, the rig's have {_size(camera.frame_size_px)}"
     if wanted.intrinsics is not None and not same_intrinsics(wanted.intrinsics, camera.intrinsics):
         return "it was trained with a camera of other intrinsics"
-    trained = manifest.rig
+    trained = manifest.training_data.rig
     if trained is None or trained.sha256 == rig.record.sha256:
         return ""
     if trained.serial != camera.serial:
