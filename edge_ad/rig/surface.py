@@ -14,8 +14,8 @@ GRID_PX = 4
 """The plane is fitted to every fourth pixel each way: thousands are plenty."""
 CELL_PX = 8
 """The ROI is looked for in cells of this size."""
-CELL_FILL = 0.9
-"""Share of a cell's pixels that must return depth, on the table or on what stands on it."""
+CELL_FILL = 0.8
+"""Share of a cell's depth that must return, from the table or from what stands on it."""
 ALWAYS = 0.9
 """A pixel returns depth if this share of the frames did."""
 
@@ -82,7 +82,7 @@ def found_roi(valid: Float32Array, height_m: Float32Array, tolerance_m: float) -
     Returns:
         None where there is none of at least 4 cells each way.
     """
-    good = (valid >= ALWAYS) & (np.nan_to_num(height_m, nan=-np.inf) > -tolerance_m)
+    good = valid * (np.nan_to_num(height_m, nan=-np.inf) > -tolerance_m)
     rows, columns = good.shape[0] // CELL_PX, good.shape[1] // CELL_PX
     cells = good[: rows * CELL_PX, : columns * CELL_PX].reshape(rows, CELL_PX, columns, CELL_PX).mean((1, 3))
     top, left, height, width = _largest_rectangle(cells >= CELL_FILL)
