@@ -73,7 +73,7 @@ class Scene:
         x, y = (MARGIN_PX - shift for shift in self.shift_px)
         image = 110 + canvas[y : y + HEIGHT_PX, x : x + WIDTH_PX]
         if self.blur_px:
-            image = cv2.GaussianBlur(image, (0, 0), self.blur_px)
+            image = np.asarray(cv2.GaussianBlur(image, (0, 0), self.blur_px), np.float32)
         return np.asarray(image * self.gain, np.float32)
 
     def frames(self, count: int, noise_seed: int = 0) -> Iterator[Frame]:
