@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from edge_ad.cameras import CAMERAS
+from edge_ad.cli.train import with_roi_of
+from edge_ad.config import RoiConfig, TrainConfig
 from edge_ad.models.checkpoint import load_detector
 from edge_ad.rig.record import REPORT, read_rig
 from tests.cli.command_line import edge_ad
@@ -139,13 +142,11 @@ def test_a_model_that_is_trained_on_a_rig_has_its_plane_and_roi(
     assert again.exit_code == 4 and "made with other" in again.stderr
 
 
-def test_a_given_roi_goes_before_the_rigs(rig: Path, synthetic_root: Path, tmp_path: Path) -> None:
-    (tmp_path / "quick.toml").write_text(SETTINGS)
-    options = ("--config", tmp_path / "quick.toml", "--roi", "4,10,88,76", "--rig", rig)
-    assert edge_ad("train", synthetic_root, "--output", tmp_path / "run", *options).exit_code == 0
-    detector, _ = load_detector(tmp_path / "run")
-    assert (detector.config.input.roi.x_px, detector.config.input.roi.width_px) == (4, 88)
-    assert detector.config.geometry.plane == read_rig(rig).record.plane
+def test_a_given_roi_goes_before_the_rigs(rig: Path) -> None:
+    measured, given = read_rig(rig), RoiConfig(x_px=4, y_px=10, width_px=88, height_px=76)
+    assert with_roi_of(measured, TrainConfig(roi=given)).roi == given
+    assert with_roi_of(measured, TrainConfig()).roi == RoiConfig(**asdict(measured.record.roi))
+    assert with_roi_of(None, TrainConfig()).roi is None
 
 
 def test_frames_of_another_rig_are_refused(rig: Path, synthetic_root: Path, tmp_path: Path) -> None:
