@@ -41,7 +41,7 @@ def rig_html(rig: Rig, findings: Sequence[Finding], name: str) -> str:
         record=rig.record,
         findings=findings,
         words=WORDS,
-        troubles=[finding for finding in findings if finding.status in (Status.WARN, Status.FAIL)],
+        troubles=[finding for status in (Status.FAIL, Status.WARN) for finding in findings if finding.status is status],
         headlines=list(_headlines(rig.record)),
         pictures=list(_pictures(rig)),
         scale_bar=jpeg_uri(np.repeat(heat_map(ramp, 0, 1), 4, axis=0)),

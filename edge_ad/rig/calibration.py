@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from datetime import datetime, timezone
 
@@ -27,8 +28,8 @@ STEP_SIGMAS = 6.0
 
 FILL_LIMITS = (0.98, 0.90)
 NOISE_LIMITS_PERCENT = (0.2, 1.0)
-TILT_LIMITS_DEG = (10.0, 30.0)
-FLATNESS_LIMITS_MM = (5.0, 20.0)
+TILT_LIMITS_DEG = (10.0, math.inf)
+FLATNESS_LIMITS_MM = (5.0, math.inf)
 CLIPPED_LIMITS_PERCENT = (1.0, 10.0)
 CLIPPED_LEVEL = 250
 
@@ -122,7 +123,7 @@ def _depth_findings(record: RigRecord) -> Iterator[Finding]:
     fill = 100 * record.fill
     yield graded(
         "depth_fill",
-        "depth in the ROI",
+        "depth returned in the ROI",
         fill,
         (100 * FILL_LIMITS[0], 100 * FILL_LIMITS[1]),
         "{:.1f} %",
@@ -131,14 +132,14 @@ def _depth_findings(record: RigRecord) -> Iterator[Finding]:
     )
     yield graded(
         "depth_noise",
-        "depth noise in the ROI, of the distance",
+        "depth noise in the ROI, as a share of the distance",
         100 * record.noise_m / record.distance_m,
         NOISE_LIMITS_PERCENT,
         "{:.3f} %",
         "bring the camera nearer (noise grows with the square of the distance), give it more light or texture",
     )
     step = f"{1000 * record.step_m:.2f} mm = {record.step_sigmas:g} σ, with σ {1000 * record.noise_m:.3f} mm"
-    yield Finding("step", "smallest step that one pixel of one frame shows", Status.OK, step, value=record.step_m)
+    yield Finding("step", "smallest step of height, in one pixel of one frame", Status.OK, step, value=record.step_m)
     yield graded(
         "tilt",
         "tilt of the table",
@@ -149,7 +150,7 @@ def _depth_findings(record: RigRecord) -> Iterator[Finding]:
     )
     yield graded(
         "flatness",
-        "95 % of the ROI lie within, of the plane",
+        "flatness: 95 % of the ROI are so near to the plane",
         1000 * record.flatness_m,
         FLATNESS_LIMITS_MM,
         "{:.2f} mm",
@@ -164,14 +165,12 @@ def _picture_findings(rig: Rig, seen: Observation) -> Iterator[Finding]:
         return
     clipped = 100 * float((roi.crop(maps.rgb).max(axis=2) >= CLIPPED_LEVEL).mean())
     remedy = "shorten the exposure, or dim the lamp"
-    yield graded(
-        "clipped", "colour too bright to tell, in the ROI", clipped, CLIPPED_LIMITS_PERCENT, "{:.1f} %", remedy
-    )
+    yield graded("clipped", "overexposed share of the ROI", clipped, CLIPPED_LIMITS_PERCENT, "{:.1f} %", remedy)
     telling = int((detail(maps.grey, seen.grey_noise**2 / seen.frames) > 0).sum())
     few = telling < 4
     yield Finding(
         "texture",
-        "fields of 16 with structure, to tell sharpness and shifts by",
+        "fields with structure, of 16, to tell sharpness by",
         Status.WARN if few else Status.OK,
         str(telling),
         "warns below 4",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -96,7 +97,7 @@ def graded(
         name: of the finding.
         title: what the number is.
         value: the number, in the unit of ``form``.
-        limits: where it begins to warn and to fail; what lies on a limit is still good.
+        limits: where it begins to warn and to fail; what lies on a limit is still good. An infinite one never fails.
         form: how the number and the limits are written, such as ``"{:.2f} mm"``.
         remedy: said where it is not good.
         low_is_bad: low numbers fail.
@@ -105,7 +106,7 @@ def graded(
     sign = -1 if low_is_bad else 1
     status = Status.FAIL if sign * value > sign * fail else Status.WARN if sign * value > sign * warn else Status.OK
     side = "below" if low_is_bad else "above"
-    limit = f"warns {side} {form.format(warn)}, fails {side} {form.format(fail)}"
+    limit = f"warns {side} {form.format(warn)}" + (f", fails {side} {form.format(fail)}" if math.isfinite(fail) else "")
     return Finding(name, title, status, form.format(value), limit, remedy if status is not Status.OK else "", value)
 
 

@@ -79,12 +79,13 @@ def same_intrinsics(one: Intrinsics, other: Intrinsics) -> bool:
 def _identity(
     camera: CameraRecord, serial: str, size_px: tuple[int, int], intrinsics: Intrinsics | None
 ) -> list[Finding]:
+    own = "attach the rig's own camera, or measure the rig anew with this one: edge-ad rig calibrate"
+    mode = f"open it as at calibration: --camera {camera.uri}"
+    sizes = _size(size_px), _size(camera.frame_size_px)
     findings = [
-        _same("serial", "serial number", serial == camera.serial, serial, camera.serial, "attach the rig's own camera, "
-              "or measure the rig anew with this one: edge-ad rig calibrate"),
-        _same("size", "frame size", size_px == camera.frame_size_px, _size(size_px), _size(camera.frame_size_px),
-              f"open it as at calibration: --camera {camera.uri}"),
-    ]  # fmt: skip
+        _same("serial", "serial number", serial == camera.serial, serial, camera.serial, own),
+        _same("size", "frame size", size_px == camera.frame_size_px, *sizes, mode),
+    ]
     if size_px == camera.frame_size_px:
         alike = intrinsics is not None and same_intrinsics(intrinsics, camera.intrinsics)
         remedy = "open it in the mode and alignment of the calibration; if it is, measure the rig anew"

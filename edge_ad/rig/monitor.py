@@ -122,20 +122,17 @@ class RigWatch:
             value = getattr(seen, name)
             if value is not None:
                 values.append(value)
-        limits = self._rig.record.limits
-        told = {
-            "distance_m": self._told("distance_m", limits.distance_m[1]),
-            "turn_deg": self._told("turn_deg", limits.tilt_deg[1]),
-            "shift_px": self._told("shift_px", limits.shift_px[1]),
-        }
-        moved = [text for name, text in self._words().items() if told.get(name)]
-        self._ring("rig.moved", f"The camera or the table has moved: {', '.join(moved)}. Stop and fasten it; then run "
-                   "edge-ad rig check on the empty fixture.", on=bool(moved))  # fmt: skip
-        words = self._words()
-        self._ring("rig.exposure", f"{words['brightness']}. Look at the lamp, at daylight and at the exposure.",
-                   on=self._told("brightness", limits.brightness[1]))  # fmt: skip
-        self._ring("rig.depth_fill", f"{words['fill']}. Clean the lenses, look for sunlight and glare.",
-                   on=self._told("fill", limits.fill[1]))  # fmt: skip
+        limits, words = self._rig.record.limits, self._words()
+        ends = {"distance_m": limits.distance_m[1], "turn_deg": limits.tilt_deg[1], "shift_px": limits.shift_px[1]}
+        moved = ", ".join(words[name] for name, limit in ends.items() if self._told(name, limit))
+        cure = "Fasten it, then run edge-ad rig check on the empty fixture."
+        self._ring("rig.moved", f"The camera or the table has moved: {moved}. {cure}", on=bool(moved))
+        dark = self._told("brightness", limits.brightness[1])
+        self._ring(
+            "rig.exposure", f"{words['brightness']}. Look at the lamp, at daylight and at the exposure.", on=dark
+        )
+        blind = self._told("fill", limits.fill[1])
+        self._ring("rig.depth_fill", f"{words['fill']}. Clean the lenses, look for sunlight and glare.", on=blind)
 
     def _told(self, name: str, limit: float) -> bool:
         """Whether a figure is over its limit, or was and has not come back far enough."""

@@ -37,7 +37,7 @@ def test_a_rig_is_measured_and_says_what_comes_next(tmp_path: Path) -> None:
     assert "table at 500.0 mm" in done.stderr
     assert "the largest rectangle that returns depth" in done.stderr
     assert f"edge-ad train captures/lid --rig {tmp_path}/lid --output runs/lid" in done.stderr
-    assert "smallest step" in done.stdout and "not fixed" in done.stdout
+    assert "smallest step of height" in " ".join(done.stdout.split()) and "not fixed" in done.stdout
     record = read_rig(tmp_path / "lid").record
     assert (record.frames, record.camera.serial, record.camera.uri) == (45, "seed 0", LIVE)
     assert record.camera.fps == pytest.approx(200, rel=0.02)
