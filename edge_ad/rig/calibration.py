@@ -47,25 +47,11 @@ def calibrated(seen: Observation, uri: str, roi: Roi | None = None, when: dateti
         DataError: there is no table in the picture.
         ConfigError: ``roi`` leaves the frames.
     """
-    maps, intrinsics = seen.maps, seen.intrinsics
-    tolerance_m = max(TABLE_M, TABLE_SIGMAS * _median(maps.noise_m[maps.valid > 0]))
-    plane = table_plane(maps.depth_m, intrinsics, tolerance_m, whole=True)
-    if plane is None:
-        raise DataError(
-            "the camera sees no table",
-            why=f"depth covers {maps.valid.mean():.0%} of the picture, and no plane holds half of it",
-            remedy="take every part away, and point the camera at the surface that the parts will lie on",
-        )
-    height_m = heights_m(maps.depth_m, plane, intrinsics)
-    chosen = _checked(roi, maps) if roi is not None else found_roi(maps.valid, height_m, tolerance_m)
-    if chosen is None:
-        raise DataError(
-            "no part of the picture returns depth well enough to inspect it",
-            why=f"depth covers {maps.valid.mean():.0%} of the picture",
-            remedy="bring the camera into its range, avoid glare and sunlight, or choose the ROI with --roi",
-        )
-    inside, noise_m = chosen.crop(height_m), _median(chosen.crop(maps.noise_m)[chosen.crop(maps.valid) > 0])
-    table = np.abs(inside[np.isfinite(inside)])
+    maps = seen.maps
+    plane, chosen = _table(seen, roi)
+    height_m = chosen.crop(heights_m(maps.depth_m, plane, seen.intrinsics))
+    noise_m = _median(chosen.crop(maps.noise_m)[chosen.crop(maps.valid) > 0])
+    near_m = np.abs(height_m[np.isfinite(height_m)])
     distance_m = roi_distance_m(plane, chosen, seen)
     record = RigRecord(
         edge_ad_version=edge_ad.__version__,
@@ -77,10 +63,10 @@ def calibrated(seen: Observation, uri: str, roi: Roi | None = None, when: dateti
         tilt_deg=tilt_deg(plane),
         roi=chosen,
         roi_given=roi is not None,
-        mm_per_px=1000 * distance_m / intrinsics.fx,
+        mm_per_px=1000 * distance_m / seen.intrinsics.fx,
         fill=float(chosen.crop(maps.valid).mean()),
         noise_m=noise_m,
-        flatness_m=float(np.quantile(table, 0.95)) if table.size else 0.0,
+        flatness_m=float(np.quantile(near_m, 0.95)) if near_m.size else 0.0,
         step_m=STEP_SIGMAS * noise_m,
         step_sigmas=STEP_SIGMAS,
         brightness=None if maps.grey is None else float(chosen.crop(maps.grey).mean()),
@@ -88,6 +74,29 @@ def calibrated(seen: Observation, uri: str, roi: Roi | None = None, when: dateti
         maps=bytes_digest(maps_content(maps)),
     )
     return Rig(record.model_copy(update={"sha256": record.content_digest()}), maps)
+
+
+def _table(seen: Observation, roi: Roi | None) -> tuple[Plane, Roi]:
+    """The plane of the table, and the ROI on it."""
+    maps, covered = seen.maps, f"depth covers {seen.maps.valid.mean():.0%} of the picture"
+    tolerance_m = max(TABLE_M, TABLE_SIGMAS * _median(maps.noise_m[maps.valid > 0]))
+    plane = table_plane(maps.depth_m, seen.intrinsics, tolerance_m, whole=True)
+    if plane is None:
+        raise DataError(
+            "the camera sees no table",
+            why=f"{covered}, and no plane holds half of it",
+            remedy="take every part away, and point the camera at the surface that the parts will lie on",
+        )
+    if roi is not None:
+        return plane, _checked(roi, maps)
+    found = found_roi(maps.valid, heights_m(maps.depth_m, plane, seen.intrinsics), tolerance_m)
+    if found is None:
+        raise DataError(
+            "no part of the picture returns depth well enough to inspect it",
+            why=covered,
+            remedy="bring the camera into its range, avoid glare and sunlight, or choose the ROI with --roi",
+        )
+    return plane, found
 
 
 def camera_record(seen: Observation, uri: str) -> CameraRecord:

@@ -128,9 +128,7 @@ class RigWatch:
         cure = "Fasten it, then run edge-ad rig check on the empty fixture."
         self._ring("rig.moved", f"The camera or the table has moved: {moved}. {cure}", on=bool(moved))
         dark = self._told("brightness", limits.brightness[1])
-        self._ring(
-            "rig.exposure", f"{words['brightness']}. Look at the lamp, at daylight and at the exposure.", on=dark
-        )
+        self._ring("rig.exposure", f"{words['brightness']}. Look at the lamp, at daylight, at the exposure.", on=dark)
         blind = self._told("fill", limits.fill[1])
         self._ring("rig.depth_fill", f"{words['fill']}. Clean the lenses, look for sunlight and glare.", on=blind)
 
