@@ -16,13 +16,17 @@ from edge_ad.rig.findings import Finding, RigLimits, Status, graded
 from edge_ad.rig.observation import Maps, Observation
 from edge_ad.rig.picture import detail
 from edge_ad.rig.record import CameraRecord, Rig, RigRecord, maps_content
-from edge_ad.rig.surface import found_roi, heights_m, plane_depth_m, table_plane, tilt_deg
+from edge_ad.rig.surface import (
+    found_roi,
+    heights_m,
+    largest_plane,
+    plane_depth_m,
+    table_plane,
+    table_tolerance_m,
+    tilt_deg,
+)
 from edge_ad.types import CameraInfo, Roi
 
-TABLE_M = 0.005
-"""What is nearer to the plane belongs to the table; ``foreground_height_m`` of the preprocessing is the same."""
-TABLE_SIGMAS = 3.0
-"""Or what is within so many times the depth noise, where that is more."""
 STEP_SIGMAS = 6.0
 """Noise passes 6 σ once in 500 million pixels: a frame of a million shows such a step by chance in one of 500."""
 
@@ -79,16 +83,21 @@ def calibrated(seen: Observation, uri: str, roi: Roi | None = None, when: dateti
 def _table(seen: Observation, roi: Roi | None) -> tuple[Plane, Roi]:
     """The plane of the table, and the ROI on it."""
     maps, covered = seen.maps, f"depth covers {seen.maps.valid.mean():.0%} of the picture"
-    tolerance_m = max(TABLE_M, TABLE_SIGMAS * _median(maps.noise_m[maps.valid > 0]))
-    plane = table_plane(maps.depth_m, seen.intrinsics, tolerance_m, whole=True)
+    tolerance_m = table_tolerance_m(_median(maps.noise_m[maps.valid > 0]))
+    if roi is None:
+        plane = largest_plane(maps.depth_m, seen.intrinsics, tolerance_m)
+    else:
+        inside = np.zeros(maps.valid.shape, np.bool_)
+        _checked(roi, maps).crop(inside)[:] = True
+        plane = table_plane(maps.depth_m, seen.intrinsics, tolerance_m, inside)
     if plane is None:
         raise DataError(
             "the camera sees no table",
-            why=f"{covered}, and no plane holds half of it",
+            why=f"{covered}, and no plane fills enough of it",
             remedy="take every part away, and point the camera at the surface that the parts will lie on",
         )
     if roi is not None:
-        return plane, _checked(roi, maps)
+        return plane, roi
     found = found_roi(maps.valid, heights_m(maps.depth_m, plane, seen.intrinsics), tolerance_m)
     if found is None:
         raise DataError(

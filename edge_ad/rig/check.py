@@ -8,7 +8,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from edge_ad.rig.calibration import TABLE_M, TABLE_SIGMAS, delivery_findings, roi_distance_m, usb_2
+from edge_ad.rig.calibration import delivery_findings, roi_distance_m, usb_2
 from edge_ad.rig.findings import Finding, Status, graded
 from edge_ad.rig.identity import identity_findings
 from edge_ad.rig.observation import Observation
@@ -50,8 +50,7 @@ def check(rig: Rig, seen: Observation) -> list[Finding]:
 
 def _plane_findings(rig: Rig, seen: Observation) -> Iterator[Finding]:
     record, limits = rig.record, rig.record.limits
-    tolerance_m = max(TABLE_M, TABLE_SIGMAS * record.noise_m)
-    plane = table_plane(seen.maps.depth_m, seen.intrinsics, tolerance_m, whole=True)
+    plane = table_plane(seen.maps.depth_m, seen.intrinsics, rig.tolerance_m, rig.table())
     if plane is None:
         remedy = "clear the fixture; if it is clear, the camera or its depth failed: edge-ad doctor"
         yield Finding("plane_distance", "distance of the table", Status.FAIL, "no table is seen", remedy=remedy)
@@ -78,13 +77,12 @@ def _plane_findings(rig: Rig, seen: Observation) -> Iterator[Finding]:
 def _strange_finding(rig: Rig, seen: Observation, shift: Shift) -> Finding:
     """Does something stand where nothing stood, or is something gone?"""
     record, intrinsics = rig.record, seen.intrinsics
-    tolerance_m = max(TABLE_M, TABLE_SIGMAS * record.noise_m)
-    plane = table_plane(seen.maps.depth_m, intrinsics, tolerance_m, whole=True) or record.plane
+    plane = table_plane(seen.maps.depth_m, intrinsics, rig.tolerance_m, rig.table()) or record.plane
     there, here = overlapping(record.roi, shift, record.camera.frame_size_px)
     before_m = there.crop(heights_m(rig.maps.depth_m, record.plane, intrinsics))
     now_m = here.crop(heights_m(seen.maps.depth_m, plane, intrinsics))
     # A few pixels are the edges of what belongs to the fixture.
-    changed = (np.abs(now_m - before_m) > tolerance_m).astype(np.uint8)
+    changed = (np.abs(now_m - before_m) > rig.tolerance_m).astype(np.uint8)
     share = float(cv2.morphologyEx(changed, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)).mean())
     return graded(
         "empty",

@@ -16,11 +16,10 @@ import numpy as np
 from edge_ad.alarms import Alarms
 from edge_ad.errors import EdgeAdError
 from edge_ad.geometry import border_of
-from edge_ad.rig.calibration import TABLE_M, TABLE_SIGMAS
 from edge_ad.rig.observation import grey_of
 from edge_ad.rig.picture import image_shift
-from edge_ad.rig.record import Rig
-from edge_ad.rig.surface import ALWAYS, heights_m, plane_depth_m, table_plane, tilt_deg
+from edge_ad.rig.record import ALWAYS, Rig
+from edge_ad.rig.surface import heights_m, plane_depth_m, table_plane, tilt_deg
 from edge_ad.types import BoolArray, Float32Array, Frame, Inspection
 
 PERIOD_S = 1.0
@@ -59,8 +58,8 @@ class Look:
 def look(rig: Rig, frame: Frame) -> Look:
     """Compares what a frame shows of the table with the rig; there may be a part on it.
 
-    The table is what lies on the plane of the frame's border, as it is in this frame: of a camera that moved,
-    nothing lies on the rig's.
+    The table's plane is fitted anew, to the pixels that showed the bare table at calibration and lie at the
+    frame's border, where no part is; of a camera that moved, nothing lies on the rig's own.
 
     Args:
         rig: the reference.
@@ -74,19 +73,25 @@ def look(rig: Rig, frame: Frame) -> Look:
         depth_m = frame.depth_m()
         wanted = border_of(frame.size_px) & (maps.valid >= ALWAYS)
         fill = float((depth_m[wanted] == 0).mean()) if wanted.any() else None
-        tolerance_m = max(TABLE_M, TABLE_SIGMAS * record.noise_m)
-        plane = table_plane(depth_m, intrinsics, tolerance_m, whole=False)
+        plane = table_plane(depth_m, intrinsics, rig.tolerance_m, _bare_table(rig))
         if plane is not None:
             u, v = roi.x_px + (roi.width_px - 1) / 2, roi.y_px + (roi.height_px - 1) / 2
             distance_m = plane_depth_m(plane, intrinsics, u, v) - record.distance_m
             turn_deg = tilt_deg(plane, record.plane)
-            clear = _clear_of_parts(heights_m(depth_m, plane, intrinsics), tolerance_m)
+            clear = _clear_of_parts(heights_m(depth_m, plane, intrinsics), rig.tolerance_m)
     if frame.rgb is None or maps.grey is None or (frame.depth is not None and distance_m is None):
         return Look(distance_m, turn_deg, None, None, fill)
     grey = grey_of(frame.rgb)
     shift = image_shift(maps.grey, grey, clear) if frame.depth is not None else None
     shift_px = shift.length_px if shift is not None and shift.is_certain else None
     return Look(distance_m, turn_deg, shift_px, _brightness(maps.grey, grey, clear, frame), fill)
+
+
+def _bare_table(rig: Rig) -> BoolArray:
+    """Where the table shows whatever part is on it, bool (H, W): the border, or all of it where that shows none."""
+    table = rig.table()
+    outer = table & border_of(table.shape)
+    return outer if outer.mean() > MIN_TABLE else table
 
 
 def _brightness(before: Float32Array, now: Float32Array, clear: BoolArray, frame: Frame) -> float | None:

@@ -24,10 +24,13 @@ from edge_ad.errors import DataError, OutputError
 from edge_ad.files import not_written, replace_directory
 from edge_ad.rig.findings import RigLimits
 from edge_ad.rig.observation import Maps
+from edge_ad.rig.surface import on_plane, table_tolerance_m
 from edge_ad.settings import Settings, validated
-from edge_ad.types import AnyArray, Intrinsics, Roi
+from edge_ad.types import AnyArray, BoolArray, Intrinsics, Roi
 
 RIG, MAPS, REPORT = "rig.json", "maps.safetensors", "report.html"
+ALWAYS = 0.75
+"""A pixel returns depth if this share of the frames did."""
 AGAIN = "measure the rig again with: edge-ad rig calibrate RIG --camera URI"
 
 
@@ -124,6 +127,17 @@ class Rig:
 
     record: RigRecord
     maps: Maps
+
+    @property
+    def tolerance_m(self) -> float:
+        """How far from its plane the table's surface may be seen."""
+        return table_tolerance_m(self.record.noise_m)
+
+    def table(self) -> BoolArray:
+        """Where the bare table showed and always returned depth, bool (H, W)."""
+        record, maps = self.record, self.maps
+        near = on_plane(maps.depth_m, record.plane, record.camera.intrinsics, self.tolerance_m)
+        return near & (maps.valid >= ALWAYS)
 
     @property
     def reference(self) -> RigReference:

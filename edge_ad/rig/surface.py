@@ -12,38 +12,71 @@ from edge_ad.types import BoolArray, Float32Array, Intrinsics, Roi
 
 GRID_PX = 4
 """The plane is fitted to every fourth pixel each way: thousands are plenty."""
+FIELDS = 3
+"""The largest plane is looked for in so many fields each way."""
+MIN_TABLE = 0.25
+"""Share of the picture that the table must fill."""
+TABLE_M = 0.005
+"""What is nearer to the plane belongs to the table; ``foreground_height_m`` of the preprocessing is the same."""
+TABLE_SIGMAS = 3.0
+"""Or what is within so many times the depth noise, where that is more."""
 CELL_PX = 8
 """The ROI is looked for in cells of this size."""
 CELL_FILL = 0.8
 """Share of a cell's depth that must return, from the table or from what stands on it."""
-ALWAYS = 0.9
-"""A pixel returns depth if this share of the frames did."""
 
 
-def table_plane(depth_m: Float32Array, intrinsics: Intrinsics, tolerance_m: float, *, whole: bool) -> Plane | None:
+def table_plane(depth_m: Float32Array, intrinsics: Intrinsics, tolerance_m: float, region: BoolArray) -> Plane | None:
     """The plane of the table in one depth image.
 
     Args:
         depth_m: float32 (H, W) in metres, 0 without return.
         intrinsics: of that image.
         tolerance_m: how far from the plane its surface may be.
-        whole: look at the whole image first, as an empty fixture is all table; else at its border only.
+        region: bool (H, W), where to look.
 
     Returns:
         (α, β, γ) in 1/m as ``edge_ad.geometry.fit_plane``, or None where there is none.
     """
+    coarse, scaled = _coarse(depth_m, intrinsics)
+    return fit_plane([coarse], scaled, tolerance_m, region[::GRID_PX, ::GRID_PX])
+
+
+def largest_plane(depth_m: Float32Array, intrinsics: Intrinsics, tolerance_m: float) -> Plane | None:
+    """The plane that most of an empty fixture lies on; fitted in fields first, as one of them is all table.
+
+    Arguments and result are those of ``table_plane``.
+    """
+    coarse, scaled = _coarse(depth_m, intrinsics)
+    rows, columns = (np.linspace(0, length, FIELDS + 1).astype(int) for length in coarse.shape)
+    best = np.zeros(coarse.shape, np.bool_)
+    for row in range(FIELDS):
+        for column in range(FIELDS):
+            field = np.zeros(coarse.shape, np.bool_)
+            field[rows[row] : rows[row + 1], columns[column] : columns[column + 1]] = True
+            plane = fit_plane([coarse], scaled, tolerance_m, field)
+            if plane is not None:
+                near = on_plane(coarse, plane, scaled, tolerance_m)
+                best = near if near.sum() > best.sum() else best
+    return fit_plane([coarse], scaled, tolerance_m, best) if best.mean() >= MIN_TABLE else None
+
+
+def on_plane(depth_m: Float32Array, plane: Plane, intrinsics: Intrinsics, tolerance_m: float) -> BoolArray:
+    """Where a depth image lies on a plane, bool (H, W)."""
+    return np.asarray(np.abs(np.nan_to_num(heights_m(depth_m, plane, intrinsics), nan=np.inf)) < tolerance_m)
+
+
+def _coarse(depth_m: Float32Array, intrinsics: Intrinsics) -> tuple[Float32Array, Intrinsics]:
+    """Every ``GRID_PX``th pixel each way, with its intrinsics."""
     coarse = np.ascontiguousarray(depth_m[::GRID_PX, ::GRID_PX])
     height, width = coarse.shape
-    scaled = Intrinsics(
-        intrinsics.fx / GRID_PX,
-        intrinsics.fy / GRID_PX,
-        intrinsics.cx / GRID_PX,
-        intrinsics.cy / GRID_PX,
-        width,
-        height,
-    )
-    plane = fit_plane([coarse], scaled, tolerance_m, np.ones(coarse.shape, np.bool_)) if whole else None
-    return fit_plane([coarse], scaled, tolerance_m) if plane is None else plane
+    fx, fy, cx, cy = (value / GRID_PX for value in (intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy))
+    return coarse, Intrinsics(fx, fy, cx, cy, width, height)
+
+
+def table_tolerance_m(noise_m: float) -> float:
+    """How far from its plane the table's surface may be seen, at this noise of depth."""
+    return max(TABLE_M, TABLE_SIGMAS * noise_m)
 
 
 def plane_depth_m(plane: Plane, intrinsics: Intrinsics, u: float, v: float) -> float:

@@ -80,6 +80,12 @@ def test_the_roi_keeps_what_stands_on_the_table_but_not_the_floor_beside_it() ->
     assert floor.y_px == 0 and 80 <= floor.height_px <= 90
 
 
+def test_the_table_is_what_lies_in_a_given_roi() -> None:
+    ends_in_the_picture = Scene(step=(Roi(0, 0, 60, HEIGHT_PX), -0.4))
+    assert ends_in_the_picture.rig().record.distance_m == pytest.approx(DISTANCE_M, abs=0.01)
+    assert ends_in_the_picture.rig(Roi(0, 0, 48, HEIGHT_PX)).record.distance_m == pytest.approx(1.0, abs=0.01)
+
+
 def test_a_given_roi_is_kept_and_must_lie_inside() -> None:
     record = Scene().rig(Roi(10, 20, 64, 48)).record
     assert (record.roi, record.roi_given) == (Roi(10, 20, 64, 48), True)

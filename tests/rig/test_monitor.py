@@ -121,6 +121,18 @@ def test_a_part_at_rest_rings_nothing(rig: Rig) -> None:
     assert rung(rig, Scene(step=PART).frames(2 * LOOKS, noise_seed=3)) == {}
 
 
+FLOOR = Roi(0, 0, 60, HEIGHT_PX), -0.4
+"""A table that ends in the picture: the left of it shows the floor, 40 cm below."""
+
+
+@pytest.mark.parametrize(("drift_m", "names"), [(0.0, []), (0.005, ["rig.moved"])])
+def test_the_floor_beside_the_table_is_not_taken_for_it(drift_m: float, names: list[str]) -> None:
+    rig = Scene(step=FLOOR).rig()
+    assert rig.record.distance_m == pytest.approx(DISTANCE_M, abs=0.01)
+    moved = Scene(step=FLOOR, plane=plane_at(DISTANCE_M + drift_m, 1.0, -0.5))
+    assert list(rung(rig, moved.frames(LOOKS, noise_seed=3))) == names
+
+
 def test_without_colour_or_without_depth_the_rest_is_still_seen(rig: Rig) -> None:
     frame = next(Scene().frames(1, noise_seed=2))
     depth_only, colour_only = look(rig, replace(frame, rgb=None)), look(rig, replace(frame, depth=None))
