@@ -44,6 +44,7 @@ LAYERS = (
         "triggers",
         "feeds",
         "geometry",
+        "rig",
         "visualization",
         "published",
     },

@@ -31,6 +31,7 @@ class SyntheticOptions(Settings):
         seed: of the product; data sets of the same seed show the same product.
         size: side of the images in pixels.
         pool: parts rendered when the camera opens, then shown over and over.
+        empty: no part is there, only the table.
     """
 
     fps: float = Field(default=30, ge=0, le=1000)
@@ -39,6 +40,7 @@ class SyntheticOptions(Settings):
     seed: int = Field(default=0, ge=0)
     size: int = Field(default=256, ge=64, le=2048)
     pool: int = Field(default=32, ge=1, le=10_000)
+    empty: bool = False
 
 
 class SyntheticCamera(CameraDriver):
@@ -71,9 +73,13 @@ class SyntheticCamera(CameraDriver):
         options = self._options
         product = SyntheticProduct(options.size, options.seed)
         random = default_rng([options.seed, FIRST_PART, 3])
-        defective = set(random.permutation(options.pool)[: round(options.pool * options.defect_rate)].tolist())
+        rate = 0 if options.empty else options.defect_rate
+        defective = set(random.permutation(options.pool)[: round(options.pool * rate)].tolist())
         self._pool = []
         for index in range(options.pool):
+            if options.empty:
+                self._pool.append(product.render_empty(index))
+                continue
             defect = str(random.choice(list(DEFECTS))) if index in defective else None
             frame = product.render(FIRST_PART + index, defect).frame
             self._pool.append(replace(frame, source=f"synthetic://{index:04d}/{defect or 'good'}"))

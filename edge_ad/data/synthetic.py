@@ -31,6 +31,7 @@ OVERSAMPLING = 2
 MASK_DEPTH_MM = 0.15
 MASK_COLOUR = 0.02
 GRAIN_SLOPE = 0.035
+EMPTY = "empty"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,20 @@ class SyntheticProduct:
             source=f"synthetic://{part:04d}/{defect or GOOD}",
         )
         return RenderedPart(frame, defect or GOOD, mask)
+
+    def render_empty(self, exposure: int) -> Frame:
+        """Renders the bare conveyor at rest: the same scene at each exposure, with the sensors' noise of that one."""
+        scene = self._scene(default_rng([self.seed, 0, 4]))
+        colour, depth_mm = self._colour(scene.belt, scene), self._depth_mm(scene.belt)
+        random = default_rng([self.seed, exposure, 5])
+        return Frame(
+            rgb=sensed_colour(colour, random),
+            depth=sensed_depth(depth_mm, step_mm(depth_mm), DEPTH_UNIT_M * 1000, random),
+            depth_unit_m=DEPTH_UNIT_M,
+            intrinsics=self.intrinsics,
+            sequence=exposure,
+            source=f"synthetic://{exposure:04d}/{EMPTY}",
+        )
 
     def _housing(self, random: Generator) -> Housing:
         tone = random.normal(1.0, 0.02)
