@@ -5,7 +5,7 @@ realsense://SERIAL?depth=848x480@30&color=848x480@30&align=color&preset=high_acc
 realsense://FILE.db3?repeat=0      a recording, every frame of it; .bag too
 folder://DIRECTORY?fps=0&loop=0    captures from disk, as fast as they are read
 replay://DIRECTORY?fps=30&loop=1   the same at the pace of a live camera
-synthetic://?defect_rate=0.2       rendered parts: no device, no files
+synthetic://?defect_rate=0.2       rendered parts: no device, no files; faults on demand, see synthetic_faults.py
 """
 
 from __future__ import annotations
