@@ -8,7 +8,7 @@ orbbec://SERIAL?depth=640x576@30   an Orbbec camera; orbbec://FILE.bag: a record
 v4l2:///dev/video0?size=640x480    a webcam or any other Linux video device: colour alone
 folder://DIRECTORY?fps=0&loop=0    captures from disk, as fast as they are read
 replay://DIRECTORY?fps=30&loop=1   the same at the pace of a live camera
-synthetic://?defect_rate=0.2       rendered parts: no device, no files
+synthetic://?defect_rate=0.2       rendered parts: no device, no files; faults on demand, see synthetic_faults.py
 
 Other packages add drivers of their own, see ``edge_ad.cameras.plugins``.
 """

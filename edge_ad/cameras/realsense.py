@@ -13,7 +13,7 @@ from edge_ad.cameras.realsense_controls import OPTIONS, Controls
 from edge_ad.cameras.realsense_devices import find_device, hardware_reset, list_devices, load_sdk
 from edge_ad.cameras.realsense_frames import FrameMaker
 from edge_ad.cameras.realsense_options import RealSenseOptions
-from edge_ad.cameras.realsense_settling import SETTLED_WITHIN, Settled, settle
+from edge_ad.cameras.realsense_settling import SETTLED_WITHIN, Settled, exposure_for_level, settle
 from edge_ad.cameras.realsense_streams import LiveStream, RecordingStream
 from edge_ad.cameras.uri import CameraUri
 from edge_ad.errors import CameraError
@@ -134,20 +134,35 @@ class RealSenseCamera(CameraDriver):
         if settled is not None and not settled.still:
             warnings.append(f"exposure or depth had not settled after {self._warm_up_s:g} s, or the scene moves")
         if options.ae == "lock" and not self._locked:
-            warnings += self._lock(controls, settled)
+            period_us = 1e6 / stream.profile.get_stream(sdk.stream.color).fps()
+            warnings += self._lock(controls, settled, longest_us=period_us)
         details |= {name: f"{value:g} (locked)" for name, value in self._locked.items()}
         return CameraInfo(device.name, device.serial, live=True, warnings=tuple(warnings), details=details)
 
-    def _lock(self, controls: Controls, settled: Settled | None) -> list[str]:
-        """Fixes exposure, gain and white balance; what should be said of it."""
+    def _lock(self, controls: Controls, settled: Settled | None, longest_us: float) -> list[str]:
+        """Fixes exposure, gain and white balance; what should be said of it.
+
+        Most colour sensors do not tell what their automatics have found, so the picture is looked at as well.
+        """
         self._locked, warnings = controls.lock({} if settled is None else settled.frame.metadata)
-        if settled is not None:
-            after = settle(self.read, self._name, self._warm_up_s)
-            if abs(after.level - settled.level) > LOCK_CHANGED:
-                warnings.append(
-                    f"ae=lock changed the picture: its mean level went from {settled.level:.0f} to {after.level:.0f} "
-                    "of 255, as the camera does not tell what its automatics had found; set exposure_us and gain"
-                )
+        if settled is None:
+            return warnings
+        wanted = settled.level
+        level = settle(self.read, self._name, self._warm_up_s).level
+        if abs(level - wanted) > LOCK_CHANGED and "exposure_us" in self._locked:
+            shortest_us, allowed_us, _ = controls.range_of("exposure_us")
+
+            def level_at(exposure_us: float) -> float:
+                controls.set({"exposure_us": exposure_us})
+                return settle(self.read, self._name, self._warm_up_s).level
+
+            _, level = exposure_for_level(level_at, wanted, shortest_us, min(allowed_us, longest_us))
+            self._locked["exposure_us"] = controls.get("exposure_us") or self._locked["exposure_us"]
+        if abs(level - wanted) > LOCK_CHANGED:
+            warnings.append(
+                f"ae=lock changed the picture: its mean level went from {wanted:.0f} to {level:.0f} of 255, as the "
+                "camera does not tell what its automatics had found; set exposure_us and gain instead"
+            )
         return warnings
 
     def read(self, timeout_s: float) -> Frame | ReadStatus:
