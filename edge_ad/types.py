@@ -293,6 +293,7 @@ class CameraCaps:
             them, and for files.
         software_trigger: ``trigger`` makes it take one capture.
         hardware_trigger: it waits for a signal on its own input line.
+        can_reset: ``reset`` makes the device boot.
         options: names that ``set`` takes.
     """
 
@@ -301,6 +302,7 @@ class CameraCaps:
     paced: bool = True
     software_trigger: bool = False
     hardware_trigger: bool = False
+    can_reset: bool = False
     options: tuple[str, ...] = ()
 
 

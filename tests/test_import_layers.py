@@ -23,13 +23,14 @@ PACKAGE = Path(__file__).parents[1] / "edge_ad"
 
 LAYERS = (
     {"types", "errors"},
-    {"extras", "settings", "files", "alarms"},
+    {"extras", "settings", "files", "alarms", "service", "systemd"},
     {"config"},
     {
         "bundle",
         "onnx_weights",
         "onnx_passes",
         "data",
+        "drift",
         "models",
         "scoring",
         "thresholding",
@@ -40,8 +41,10 @@ LAYERS = (
         "intervals",
         "cameras",
         "sinks",
+        "triggers",
         "feeds",
         "geometry",
+        "rig",
         "visualization",
         "published",
     },

@@ -13,7 +13,7 @@ from edge_ad.cameras.base import CameraDriver
 from edge_ad.cameras.orbbec_devices import find_device, list_devices, load_sdk, sdk_context
 from edge_ad.cameras.orbbec_frames import FrameMaker
 from edge_ad.cameras.orbbec_streams import RecordingStream, Stream
-from edge_ad.cameras.realsense_streams import StreamMode
+from edge_ad.cameras.realsense_options import StreamMode
 from edge_ad.cameras.triggered import TriggeredParts
 from edge_ad.cameras.uri import CameraUri
 from edge_ad.errors import CameraError, ConfigError

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_ad.cameras.orbbec_devices import sdk_context
-from edge_ad.cameras.realsense_streams import StreamMode
+from edge_ad.cameras.realsense_options import StreamMode
 from edge_ad.errors import CameraError
 from edge_ad.types import Frame
 

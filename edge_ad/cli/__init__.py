@@ -14,6 +14,7 @@ from edge_ad.errors import EdgeAdError
 COMMANDS = (
     "doctor",
     "demo",
+    "rig",
     "capture",
     "train",
     "evaluate",
@@ -28,6 +29,8 @@ COMMANDS = (
     "engines",
     "export-triton",
     "run",
+    "recipe",
+    "service",
 )
 """Command → module of this package (with _ for -) and its function ``command``, or its ``app`` of several."""
 

@@ -20,10 +20,13 @@ from edge_ad.cli.console import notes, print_json, progress_bar
 from edge_ad.data.dataset import GOOD
 from edge_ad.data.writer import FolderWriter
 from edge_ad.errors import CameraError, DataError, EdgeAdError
-from edge_ad.runtime.reader import READ_TIMEOUT_S, EndReason, Reader
+from edge_ad.runtime.reader import READ_TIMEOUT_S, EndReason, Reader, Recovery
 from edge_ad.runtime.signals import stopped_by_signals
 from edge_ad.runtime.stats import Statistics
 from edge_ad.types import Frame
+
+RECOVERY = Recovery(give_up_s=60.0)
+"""A camera that is lost for longer ends the recording."""
 
 GIVE_UP_S = 10.0
 """So long a live camera may go without a frame worth keeping."""
@@ -59,7 +62,7 @@ def command(
     source, writer = camera_from_uri(camera), FolderWriter(output, split, defect)
     stop, tally = threading.Event(), Tally()
     with opened_camera(source) as info, progress_bar("recording") as bar, stopped_by_signals(stop):
-        reader = Reader(source, camera, Statistics(), stop)
+        reader = Reader(source, camera, Statistics(), stop, RECOVERY)
         record(
             reader,
             writer,

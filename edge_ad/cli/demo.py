@@ -33,7 +33,8 @@ from edge_ad.files import write_bytes
 from edge_ad.predictor import Predictor, open_predictor
 from edge_ad.quantization.calibration import make_calibration_set
 from edge_ad.report.page import report_html
-from edge_ad.runtime.loop import RunSummary, run
+from edge_ad.runtime.judging import Inspector
+from edge_ad.runtime.loop import Line, RunSummary, run
 from edge_ad.sinks.images import OverlaySink
 from edge_ad.sinks.jsonl import JsonLinesSink
 from edge_ad.sinks.memory import MemorySink
@@ -168,16 +169,18 @@ def _inspect(
         SqliteSink(directory / "inspections.sqlite"),
         OverlaySink(directory / "overlays"),
     )
+    inspector = Inspector.of(predictor, predictor.threshold)
     camera = camera_from_uri(f"synthetic://?fps={fps}&defect_rate=0.3&pool={min(frames, POOL)}")
     with opened(camera) as info:
         summary = run(
             camera,
             info,
-            predictor,
-            predictor.threshold,
-            sinks,
+            Line(
+                lambda recipe: inspector,
+                sinks,
+                on_update=lambda _, statistics: advance(len(memory.inspections), frames),
+            ),
             max_frames=frames,
-            on_update=lambda _, statistics: advance(len(memory.inspections), frames),
         )
     return memory, summary
 

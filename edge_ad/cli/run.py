@@ -4,61 +4,95 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
-from edge_ad.cameras import camera_from_uri
 from edge_ad.cli.cameras import lost_camera, opened_camera
 from edge_ad.cli.console import notes, print_json
+from edge_ad.cli.line import STDOUT, Plan, make_camera, make_sinks, open_models, planned, set_options
 from edge_ad.cli.run_view import RunView, print_summary
 from edge_ad.errors import ConfigError, DataError, EdgeAdError, OutputError
-from edge_ad.predictor import Predictor, open_predictor
-from edge_ad.runtime.loop import RunSummary
+from edge_ad.predictor import Predictor
+from edge_ad.runtime.acquisition import Acquisition, Policy
+from edge_ad.runtime.loop import Line, RunSummary
 from edge_ad.runtime.loop import run as run_line
-from edge_ad.runtime.reader import EndReason
-from edge_ad.sinks.images import MapSink, OverlaySink
-from edge_ad.sinks.jsonl import JsonLinesSink
-from edge_ad.sinks.sqlite import SqliteSink
-from edge_ad.types import CameraInfo, Decision, Sink
+from edge_ad.runtime.reader import EndReason, Recovery
+from edge_ad.runtime.recipes import Outputs
+from edge_ad.settings import validated
+from edge_ad.triggers import triggers_from_uri
+from edge_ad.types import CameraInfo, Decision
 
-STDOUT = Path("-")
+RECOVERY = Recovery()
+"""A camera that is lost is waited for as long as it takes."""
 
 
 def command(
     engine: Annotated[
-        str, typer.Option(metavar="MODEL", help="Engine, bundle, model.onnx, checkpoint, or grpc://… of a server.")
-    ],
+        str | None,
+        typer.Option(metavar="MODEL", help="Engine, bundle, model.onnx, checkpoint, or grpc://… of a server."),
+    ] = None,
     camera: Annotated[
-        str, typer.Option(metavar="URI", help="realsense, realsense://SERIAL, folder://DIR, synthetic://")
-    ],
+        str | None, typer.Option(metavar="URI", help="realsense, realsense://SERIAL, folder://DIR, synthetic://")
+    ] = None,
+    recipe: Annotated[
+        list[Path] | None, typer.Option(metavar="PATH", help="A product's TOML file, or a directory of them.")
+    ] = None,
+    policy: Annotated[
+        Policy | None, typer.Option(help="What is inspected; by default the newest frame, of files every one.")
+    ] = None,
+    trigger: Annotated[
+        str | None, typer.Option(metavar="URI", help="One verdict a part: tcp://127.0.0.1:7001, stdin, timer://?rate=2")
+    ] = None,
+    deadline_ms: Annotated[
+        float | None, typer.Option(metavar="MS", help="From a trigger to its verdict; 500 unless told.")
+    ] = None,
+    offset_ms: Annotated[
+        float | None, typer.Option(metavar="MS", help="From a trigger to the moment the part is in view.")
+    ] = None,
     threshold: Annotated[
         float | None, typer.Option(metavar="X", help="A score above it is NG; by default the model's.")
     ] = None,
     mode: Annotated[
         str | None, typer.Option(metavar="MODE", help="full, rgb_only or 3d_only; by default what the engine is for.")
     ] = None,
+    fallback: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ENGINE", help="Takes over when a sensor fails: an engine of the same bundle."),
+    ] = None,
     frames: Annotated[int | None, typer.Option(metavar="N", help="End after so many.", min=1)] = None,
     duration_s: Annotated[float | None, typer.Option(metavar="S", help="End after so many seconds.", min=0)] = None,
-    jsonl: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSON lines go here; - is standard output.")
+    give_up_s: Annotated[
+        float | None, typer.Option(metavar="S", help="End when the camera is lost for so long; never unless told.")
     ] = None,
-    maps: Annotated[Path | None, typer.Option(metavar="DIR", help="Anomaly maps as float32 TIFF.")] = None,
-    overlays: Annotated[Path | None, typer.Option(metavar="DIR", help="Pictures with heat and regions, PNG.")] = None,
-    sqlite: Annotated[Path | None, typer.Option(metavar="FILE", help="Archive that survives a power cut.")] = None,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="Run a live camera in this process, not in one of its own.")
+    ] = False,
+    jsonl: Annotated[str | None, typer.Option(metavar="FILE", help="JSON lines go here; - is standard output.")] = None,
+    maps: Annotated[str | None, typer.Option(metavar="DIR", help="Anomaly maps as float32 TIFF.")] = None,
+    overlays: Annotated[str | None, typer.Option(metavar="DIR", help="Pictures with heat and regions, PNG.")] = None,
+    sqlite: Annotated[str | None, typer.Option(metavar="FILE", help="Archive that survives a power cut.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No JSON lines on standard output.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print one report at the end, as JSON.")] = False,
 ) -> None:
-    """Inspects what a camera sees: one verdict a frame, OK, NG or ERROR.
+    """Inspects what a camera sees: one verdict a frame or part, OK, NG or ERROR.
 
-    Prints one JSON line a frame on standard output, and a summary at the end
-    on standard error. On a terminal a live table takes the place of the
-    lines, unless --jsonl - asks for them. A live camera is judged by its
-    newest frame, and those missed are counted; of a folder every frame is
-    judged. Ctrl-C or SIGTERM ends the run cleanly.
+    Prints one JSON line an inspection on standard output, and a summary at the
+    end on standard error. On a terminal a live table takes the place of the
+    lines, unless --jsonl - asks for them. Ctrl-C or SIGTERM ends the run.
+
+    A live camera is judged by its newest frame, and those missed are counted;
+    of a folder every frame is judged. With --trigger each part gets exactly
+    one verdict, in order, by the first frame after its trigger and before its
+    deadline; what is late is ERROR. The camera runs in a process of its own,
+    and is brought back when it fails.
+
+    When depth or colour fails, the model's mode for the other sensor judges,
+    and every verdict says so: of a bundle by itself, of an engine by those of
+    --fallback. --recipe reads all of this from one file a product, and
+    "edge-ad recipe use" changes over.
 
     Exit codes: 0 whatever the verdicts, 3 if not one frame could be judged,
     4 for the engine, 5 if the camera is lost for good, 6 if results could
@@ -72,32 +106,79 @@ def command(
 
     Example: edge-ad run --engine engines/lid --camera synthetic:// --frames 9
     """
-    source = camera_from_uri(camera)
-    to_stdout = _lines_on_stdout(jsonl, quiet=quiet, report=json_output)
+    rules = {"policy": policy, "deadline_ms": deadline_ms, "offset_ms": offset_ms}
+    outputs = {"jsonl": jsonl, "sqlite": sqlite, "maps": maps, "overlays": overlays}
+    overrides = {
+        "model": engine,
+        "camera": camera,
+        "threshold": threshold,
+        "mode": mode,
+        "fallback": tuple(fallback or ()),
+        "triggers": trigger,
+        "acquisition": _given(Acquisition, rules),
+        "outputs": _given(Outputs, outputs),
+    }
+    plan = planned(recipe or [], overrides)
+    recovery = RECOVERY if give_up_s is None else Recovery(RECOVERY.delays_s, give_up_s)
+    limits = Limits(frames, duration_s)
+    _run(plan, limits, recovery, in_process=in_process, quiet=quiet, json_output=json_output)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a run ends by itself."""
+
+    frames: int | None
+    duration_s: float | None
+
+
+def _run(plan: Plan, limits: Limits, recovery: Recovery, *, in_process: bool, quiet: bool, json_output: bool) -> None:
+    shared = plan.shared
+    uri, acquisition = str(shared.camera), shared.acquisition
+    to_stdout = _lines_on_stdout(shared.outputs.jsonl, quiet=quiet, report=json_output)
+    source = make_camera(uri, acquisition.policy, in_process=in_process)
+    view = RunView()
     with ExitStack() as stack:
-        predictor = _ready(engine, mode, stack)
-        limit = predictor.threshold if threshold is None else threshold
-        sinks = _sinks(to_stdout, jsonl, sqlite, maps, overlays)
+        models = open_models(plan, source, stack)
+        predictor = models.predictors[plan.active]
+        sinks = make_sinks(shared.outputs, to_stdout=to_stdout)
         for sink in sinks:
             stack.callback(sink.close)
+        triggers = None if shared.triggers is None else triggers_from_uri(shared.triggers)
+        if triggers is not None:
+            stack.callback(triggers.close)
+        limit = models.book.inspector_for("").threshold
         notes.print(f"[green]engine[/] {predictor.description}  [dim]threshold {limit:.4g}[/]")
         info = stack.enter_context(opened_camera(source))
-        view = RunView()
+        set_options(source, shared)
+        line = Line(
+            models.book.inspector_for,
+            sinks,
+            acquisition=acquisition,
+            triggers=triggers,
+            recovery=recovery,
+            on_update=view.update,
+        )
         with view.shown(notes.is_terminal and not (to_stdout and sys.stdout.isatty())):
-            summary = run_line(
-                source, info, predictor, limit, sinks, max_frames=frames, duration_s=duration_s, on_update=view.update
-            )
-    refused = dict(source.health().dropped)
+            summary = run_line(source, info, line, max_frames=limits.frames, duration_s=limits.duration_s)
+        refused = dict(source.health().dropped)
     if json_output:
         print_json(_report(summary, info, predictor, limit, refused, view.last_error))
     else:
         print_summary(summary, refused, view.last_error)
-    problem = _problem(summary, camera, view.last_error)
+    problem = _problem(summary, uri, view.last_error)
     if problem is not None:
         raise problem
 
 
-def _lines_on_stdout(jsonl: Path | None, *, quiet: bool, report: bool) -> bool:
+def _given(kind: type[Any], values: dict[str, Any]) -> Any:
+    """The settings that were given on the command line; None where there are none."""
+    given = {name: value for name, value in values.items() if value is not None}
+    options = {name: f"--{name.replace('_', '-')}" for name in given}
+    return validated(kind, given, "the command line", options=options) if given else None
+
+
+def _lines_on_stdout(jsonl: str | None, *, quiet: bool, report: bool) -> bool:
     """Whether standard output gets a line per frame.
 
     Raises:
@@ -109,37 +190,6 @@ def _lines_on_stdout(jsonl: Path | None, *, quiet: bool, report: bool) -> bool:
             raise ConfigError(f"--jsonl - and {other} contradict each other", remedy="leave one of them out")
         return True
     return jsonl is None and not (quiet or report or sys.stdout.isatty())
-
-
-def _ready(model: str, mode: str | None, stack: ExitStack) -> Predictor:
-    """Opens a model and runs it once on nothing, so that the first frame is not late."""
-    with notes.status("loading the engine"):
-        predictor = open_predictor(model, mode)
-        stack.callback(predictor.close)
-        inputs = predictor.backend.inputs
-        shapes = {spec.name: tuple(1 if size is None else size for size in spec.shape) for spec in inputs}
-        predictor.backend.run({spec.name: np.ones(shapes[spec.name], spec.dtype) for spec in inputs})
-    return predictor
-
-
-def _sinks(
-    to_stdout: bool, jsonl: Path | None, sqlite: Path | None, maps: Path | None, overlays: Path | None
-) -> list[Sink]:
-    """The outputs, opened; the quickest first.
-
-    Raises:
-        OutputError: one cannot be opened.
-    """
-    sinks: list[Sink] = [JsonLinesSink(sys.stdout)] if to_stdout else []
-    if jsonl not in (None, STDOUT):
-        sinks.append(JsonLinesSink(jsonl))
-    if sqlite is not None:
-        sinks.append(SqliteSink(sqlite))
-    if maps is not None:
-        sinks.append(MapSink(maps))
-    if overlays is not None:
-        sinks.append(OverlaySink(overlays))
-    return sinks
 
 
 def _report(
@@ -158,6 +208,7 @@ def _report(
         "duration_s": summary.duration_s,
         **summary.statistics,
         "camera_error": summary.camera_error,
+        "alarms": summary.alarms,
         "last_error": last_error,
     }
 

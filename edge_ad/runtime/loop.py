@@ -1,8 +1,11 @@
 """The line: takes frames from a camera, judges each, and hands each inspection to every sink.
 
-Whatever fails, a frame that was taken ends in exactly one inspection, and one that could not be
-judged is ERROR, never OK. A live camera is read by a thread of its own into a one-slot buffer, so
-that the frame judged next is always the newest; files are read in turn, and none is skipped.
+Whatever fails, a frame that was taken ends in exactly one inspection, and so does a part that was
+triggered; one that could not be judged, or not in time, is ERROR, never OK.
+
+    camera ─ capture thread ─► policy ─► this thread: judge ─► a thread for each sink
+                                 ▲                     ▲
+                              triggers             watchdog: deadlines, silence, alarms
 """
 
 from __future__ import annotations
@@ -12,26 +15,39 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from edge_ad.errors import ConfigError, EdgeAdError
-from edge_ad.runtime.latest import LatestSlot
-from edge_ad.runtime.reader import READ_TIMEOUT_S, REOPEN_DELAYS_S, EndReason, Reader, Reading
+from edge_ad.alarms import Alarm, Alarms
+from edge_ad.errors import EdgeAdError
+from edge_ad.runtime.acquisition import Acquisition, Policy, Take, every, latest, on_demand, triggered
+from edge_ad.runtime.delivery import Delivery
+from edge_ad.runtime.judging import Inspector
+from edge_ad.runtime.parts import Fate, Part, PartTracker
+from edge_ad.runtime.reader import EndReason, Reader, Reading, Recovery, black_frame
 from edge_ad.runtime.signals import stopped_by_signals
 from edge_ad.runtime.stats import Statistics
-from edge_ad.scoring import judge
-from edge_ad.types import AnomalyResult, Camera, CameraInfo, Decision, Frame, Inspection, Sink, Verdict
+from edge_ad.runtime.watchdog import Watchdog
+from edge_ad.triggers import TriggerSource
+from edge_ad.types import Camera, CameraInfo, Frame, Inspection, Sink
 
-Predict = Callable[[Frame], AnomalyResult]
 OnUpdate = Callable[[Inspection, Statistics], None]
 
-_POLL_S = 0.1
-_JOIN_S = 5.0
-
 _log = logging.getLogger(__name__)
+
+
+class Notifier(Protocol):
+    """Who is told that the line lives, such as systemd."""
+
+    def ready(self) -> None:
+        """The line takes frames and triggers from now on."""
+
+    def alive(self) -> None:
+        """The thread that judges has come round."""
+
+    def stopping(self) -> None:
+        """The line ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,26 +59,56 @@ class RunSummary:
         duration_s: from the first attempt to read to the last inspection.
         statistics: as `edge_ad.runtime.stats.Statistics.summary` gives them.
         camera_error: what re-opening the camera failed with, when it was lost for good.
+        alarms: how often each alarm was raised.
     """
 
     ended: EndReason
     duration_s: float
     statistics: dict[str, Any]
     camera_error: str = ""
+    alarms: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Line:
+    """Everything that a run needs beside its camera.
+
+    Attributes:
+        inspector_for: gives what judges a recipe's parts, ``""`` being the recipe in force; raises
+            EdgeAdError where it cannot.
+        sinks: receive every inspection; closed at the end.
+        acquisition: what is inspected, and by when.
+        triggers: where triggers come from; None for none.
+        recovery: how a lost camera is brought back.
+        check_camera: called with its info each time it was opened again; raises where it must not be used.
+        on_update: called after each inspection with the figures so far; counted like a sink when it fails.
+        every_second: called about once a second, from the watchdog's thread.
+        notifier: is told that the line lives.
+        alarms: are raised and cleared while it runs.
+        statistics: receives all figures.
+    """
+
+    inspector_for: Callable[[str], Inspector]
+    sinks: Sequence[Sink] = ()
+    acquisition: Acquisition = field(default_factory=Acquisition)
+    triggers: TriggerSource | None = None
+    recovery: Recovery = field(default_factory=Recovery)
+    check_camera: Callable[[CameraInfo], None] | None = None
+    on_update: OnUpdate | None = None
+    every_second: Sequence[Callable[[], None]] = ()
+    notifier: Notifier | None = None
+    alarms: Alarms = field(default_factory=Alarms)
+    statistics: Statistics = field(default_factory=Statistics)
 
 
 def run(
     camera: Camera,
     info: CameraInfo,
-    predict: Predict,
-    threshold: float,
-    sinks: Sequence[Sink],
+    line: Line,
     *,
     max_frames: int | None = None,
     duration_s: float | None = None,
-    on_update: OnUpdate | None = None,
     stop: threading.Event | None = None,
-    reopen_delays_s: Sequence[float] = REOPEN_DELAYS_S,
 ) -> RunSummary:
     """Runs the line until the source ends, a limit is reached, or it is told to stop.
 
@@ -72,152 +118,210 @@ def run(
     Args:
         camera: an opened camera.
         info: what ``camera.open()`` returned.
-        predict: gives the model's answer to a frame; called from this thread only.
-        threshold: a score above it is NG.
-        sinks: receive every inspection, in this order.
+        line: all the rest.
         max_frames: inspections to make; None for no limit.
         duration_s: seconds to run; None for no limit.
-        on_update: called after each inspection with the figures so far, from this thread; counted like
-            a sink when it fails.
         stop: ends the run when set, from any thread.
-        reopen_delays_s: waits before the attempts to re-open a lost camera.
 
     Returns:
         How it went; losing the camera for good is an end too, not an exception.
-
-    Raises:
-        ConfigError: the threshold is not a number.
     """
-    if not math.isfinite(threshold):
-        raise ConfigError(f"the threshold is {threshold}", why="nothing can be above it", remedy="set a number")
-    stop = stop or threading.Event()
-    statistics = Statistics()
-    line = _Line(predict, threshold, sinks, on_update, statistics)
-    # A live camera's thread ends with the run, which must not set the caller's event to end it.
-    halt = threading.Event() if info.live else stop
-    reader = Reader(camera, info.serial or info.name, statistics, halt, reopen_delays_s)
+    running = _Running(camera, info, line, stop or threading.Event())
     started_s = time.monotonic()
     deadline_s = math.inf if duration_s is None else started_s + duration_s
-    try:
-        with _capturing(reader, halt) if info.live else _inline(reader) as take, stopped_by_signals(stop):
-            ended = _drive(line, take, reader, stop, max_frames, deadline_s)
-    finally:
-        line.close()
+    ended = running.until_the_end(max_frames, deadline_s)
     return RunSummary(
         ended,
         time.monotonic() - started_s,
-        statistics.summary(),
-        reader.problem if ended is EndReason.CAMERA_LOST else "",
+        line.statistics.summary(),
+        running.reader.problem if ended is EndReason.CAMERA_LOST else "",
+        line.alarms.raised(),
     )
 
 
-class _Line:
-    """Judges readings and hands the inspections out; nothing that fails on the way stops it."""
+class _Running:
+    """One run of a line."""
 
-    def __init__(
-        self,
-        predict: Predict,
-        threshold: float,
-        sinks: Sequence[Sink],
-        on_update: OnUpdate | None,
-        statistics: Statistics,
-    ) -> None:
-        self._predict, self._threshold, self._sinks = predict, threshold, sinks
-        self._on_update, self._statistics = on_update, statistics
-        self.inspected = 0
+    def __init__(self, camera: Camera, info: CameraInfo, line: Line, stop: threading.Event) -> None:
+        self._camera, self._line, self._stop = camera, line, stop
+        self._policy = line.acquisition.policy or _default_policy(info, line)
+        # A live camera's thread ends with the run, which must not set the caller's event to end it.
+        self._halt = stop if self._policy == "every" else threading.Event()
+        name, self._statistics, self._alarms = info.serial or info.name, line.statistics, line.alarms
+        self.reader = Reader(camera, name, self._statistics, self._halt, line.recovery, self._check_camera)
+        self._tracker: PartTracker | None = None
+        if self._policy in ("trigger", "software"):
+            rules = line.acquisition.rules(self._policy)
+            self._tracker = PartTracker(rules, self._emit, self._statistics.event)
+        sinks = [*line.sinks, *([] if line.triggers is None else [line.triggers])]
+        self._delivery = Delivery(sinks, self._statistics, lossless=self._policy == "every")
+        self._inspected = 0
+        self._judging_since_s: float | None = None
 
-    def process(self, reading: Reading) -> None:
-        frame = reading.frame
-        result, verdict = self._judged(reading)
-        if frame.timestamp_ns:
-            self._statistics.record("age", (time.monotonic_ns() - frame.timestamp_ns) / 1e6)
-        inspection = Inspection(frame, verdict, result)
-        with self._timed("sinks"):
-            for sink in self._sinks:
-                self._attempt(sink, partial(sink.write, inspection))
-        self.inspected += 1
-        self._statistics.inspected(verdict.decision)
-        if self._on_update is not None:
-            self._attempt(self._on_update, partial(self._on_update, inspection, self._statistics))
-
-    def close(self) -> None:
-        for sink in self._sinks:
-            self._attempt(sink, sink.close)
-
-    def _judged(self, reading: Reading) -> tuple[AnomalyResult | None, Verdict]:
-        if reading.error is not None:
-            return None, self._error_verdict(reading.error)
+    def until_the_end(self, max_frames: int | None, deadline_s: float) -> EndReason:
+        line = self._line
+        every_second = [self._heartbeat, self._gauge, *line.every_second]
+        watchdog = Watchdog(
+            self.reader, self._statistics, self._alarms, lambda: self._judging_since_s, self._tracker, every_second
+        )
         try:
-            with self._timed("predict"):
-                result = self._predict(reading.frame)
-            for stage, stage_ms in result.latency_ms.items():
-                self._statistics.record(f"predict.{stage}", stage_ms)
-            with self._timed("judge"):
-                return result, judge(result, self._threshold)
-        except Exception as error:
-            if not isinstance(error, EdgeAdError) and self._statistics.event("bugs") == 1:
-                _log.error("judging a frame failed", exc_info=error)
-            return None, self._error_verdict(error)
-
-    def _error_verdict(self, error: Exception) -> Verdict:
-        reason = str(error) if isinstance(error, EdgeAdError) else f"{type(error).__name__}: {error}"
-        return Verdict(Decision.ERROR, self._threshold, reason=reason)
-
-    def _attempt(self, receiver: object, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except Exception as error:
-            name = getattr(receiver, "__name__", type(receiver).__name__)
-            if self._statistics.sink_failed(name) == 1:
-                # Once: a full disk fails at every frame, and the log may be on it.
-                _log.error("%s failed: %s", name, error, exc_info=not isinstance(error, EdgeAdError))
+            with ExitStack() as stack:
+                stack.enter_context(self._alarms.listening(_log_alarm))
+                if line.triggers is not None:
+                    stack.enter_context(self._alarms.listening(line.triggers.alarm))
+                take = stack.enter_context(self._taking())
+                stack.enter_context(stopped_by_signals(self._stop))
+                stack.enter_context(watchdog.watching())
+                if line.triggers is not None and self._tracker is not None:
+                    line.triggers.start(self._tracker_triggers(self._tracker))
+                if line.notifier is not None:
+                    line.notifier.ready()
+                return self._drive(take, max_frames, deadline_s)
+        finally:
+            if line.notifier is not None:
+                line.notifier.stopping()
+            if self._tracker is not None:
+                self._tracker.close()
+            self._delivery.close()
 
     @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        started_s = time.perf_counter()
-        yield
-        self._statistics.record(stage, 1000 * (time.perf_counter() - started_s))
+    def _taking(self) -> Iterator[Take]:
+        reader, halt, tracker = self.reader, self._halt, self._tracker
+        if tracker is None:
+            age_ms = self._line.acquisition.max_age_ms
+            taking = every(reader) if self._policy == "every" else latest(reader, halt, self._statistics, age_ms)
+        elif self._policy == "software" and self._camera.caps.software_trigger:
+            taking = on_demand(reader, self._camera, halt, tracker)
+        else:
+            taking = triggered(reader, halt, tracker)
+        with taking as take:
+            yield take
+
+    def _drive(self, take: Take, max_frames: int | None, deadline_s: float) -> EndReason:
+        notifier, triggers = self._line.notifier, self._line.triggers
+        while True:
+            if notifier is not None:
+                notifier.alive()
+            if self._stop.is_set():
+                return EndReason.STOPPED
+            if max_frames is not None and self._inspected >= max_frames:
+                return EndReason.MAX_FRAMES
+            if time.monotonic() >= deadline_s:
+                return EndReason.DURATION
+            # Looked at before taking: the last frame may arrive between an empty take and the end.
+            ended = self.reader.ended
+            if triggers is not None and triggers.is_over and self._tracker is not None and not len(self._tracker):
+                ended = ended or EndReason.END_OF_STREAM
+            job = take()
+            if job is not None:
+                self._process(job.reading, job.part)
+            elif ended is not None and not (self._tracker and len(self._tracker)):
+                return ended
+
+    def _process(self, reading: Reading, part: Part | None) -> None:
+        self._judging_since_s = time.monotonic()
+        try:
+            inspection = self._inspection(reading, part)
+        finally:
+            self._judging_since_s = None
+        if part is not None and self._tracker is not None:
+            self._tracker.answer(part, inspection)
+        else:
+            self._deliver(inspection)
+
+    def _inspection(self, reading: Reading, part: Part | None) -> Inspection:
+        frame, recipe = reading.frame, "" if part is None else part.recipe
+        times = {} if part is None else {"triggered_ns": part.triggered_ns, "deadline_ns": part.deadline_ns}
+        inspector: Inspector | None = None
+        try:
+            inspector = self._line.inspector_for(recipe)
+            if reading.error is not None:
+                raise reading.error
+            result, verdict = inspector(frame, self._statistics, self._alarms)
+        except Exception as error:
+            if not isinstance(error, EdgeAdError) and reading.error is None and self._statistics.event("bugs") == 1:
+                _log.error("judging a frame failed", exc_info=error)
+            return self._error(frame, _text(error), inspector, recipe, **times)
+        return Inspection(frame, verdict, result, inspector.model_id, inspector.recipe, **times)
+
+    def _error(self, frame: Frame, reason: str, inspector: Inspector | None, recipe: str, **times: int) -> Inspection:
+        if inspector is None:
+            try:
+                inspector = self._line.inspector_for(recipe)
+            except EdgeAdError:
+                return Inspection(frame, Inspector.nobody(reason), None, "", recipe, **times)
+        return Inspection(frame, inspector.error(reason), None, inspector.model_id, inspector.recipe, **times)
+
+    def _emit(self, part: Part, inspection: Inspection | None, fate: Fate | None, frame: Frame | None) -> None:
+        """Answers a part; called by the tracker, in order."""
+        if inspection is None:
+            assert fate is not None
+            self._statistics.event(fate.value)
+            shown = frame or black_frame(self.reader.problem and "no camera", part.number, part.part_id)
+            times = {"triggered_ns": part.triggered_ns, "deadline_ns": part.deadline_ns}
+            inspection = self._error(shown, self._why(fate), None, part.recipe, **times)
+        self._statistics.record("answer", (time.monotonic_ns() - part.triggered_ns) / 1e6)
+        if time.monotonic_ns() >= part.deadline_ns:
+            self._statistics.event("answered_late")
+        self._deliver(inspection)
+
+    def _why(self, fate: Fate) -> str:
+        acquisition = self._line.acquisition
+        if fate is Fate.OVERRUN:
+            return f"trigger overrun: {acquisition.queue} parts were waiting already"
+        if fate is Fate.LATE:
+            return f"late: no verdict within {acquisition.budget_ms:g} ms of the trigger"
+        if fate is Fate.STOPPED:
+            return "the line was stopped before the part was judged"
+        problem = f": {self.reader.problem}" if self.reader.is_lost and self.reader.problem else ""
+        return f"no frame shows this part{problem}"
+
+    def _deliver(self, inspection: Inspection) -> None:
+        frame = inspection.frame
+        if frame.timestamp_ns:
+            self._statistics.record("age", (time.monotonic_ns() - frame.timestamp_ns) / 1e6)
+        self._delivery.put(inspection)
+        self._inspected += 1
+        self._statistics.inspected(inspection.verdict.decision)
+        if self._line.on_update is not None:
+            try:
+                self._line.on_update(inspection, self._statistics)
+            except Exception as error:
+                name = getattr(self._line.on_update, "__name__", type(self._line.on_update).__name__)
+                if self._statistics.sink_failed(name) == 1:
+                    _log.error("%s failed: %s", name, error, exc_info=not isinstance(error, EdgeAdError))
+
+    def _tracker_triggers(self, tracker: PartTracker) -> Callable[[str, str], None]:
+        def on_trigger(part_id: str, recipe: str) -> None:
+            tracker.trigger(part_id, recipe)
+
+        return on_trigger
+
+    def _check_camera(self) -> None:
+        info = self._camera.info
+        if self._line.check_camera is not None and info is not None:
+            self._line.check_camera(info)
+
+    def _heartbeat(self) -> None:
+        if self._line.triggers is not None:
+            self._line.triggers.heartbeat(self._alarms.active())
+
+    def _gauge(self) -> None:
+        """Queue depths, for statistics that keep them."""
 
 
-def _drive(
-    line: _Line,
-    take: Callable[[], Reading | None],
-    reader: Reader,
-    stop: threading.Event,
-    max_frames: int | None,
-    deadline_s: float,
-) -> EndReason:
-    while True:
-        if stop.is_set():
-            return EndReason.STOPPED
-        if max_frames is not None and line.inspected >= max_frames:
-            return EndReason.MAX_FRAMES
-        if time.monotonic() >= deadline_s:
-            return EndReason.DURATION
-        # Looked at before taking: the last frame may arrive between an empty take and the end.
-        ended = reader.ended
-        reading = take()
-        if reading is not None:
-            line.process(reading)
-        elif ended is not None:
-            return ended
+def _default_policy(info: CameraInfo, line: Line) -> Policy:
+    if line.triggers is not None:
+        return "trigger"
+    return "latest" if info.live else "every"
 
 
-@contextmanager
-def _inline(reader: Reader) -> Iterator[Callable[[], Reading | None]]:
-    yield lambda: reader.read(READ_TIMEOUT_S)
+def _text(error: Exception) -> str:
+    return str(error) if isinstance(error, EdgeAdError) else f"{type(error).__name__}: {error}"
 
 
-@contextmanager
-def _capturing(reader: Reader, halt: threading.Event) -> Iterator[Callable[[], Reading | None]]:
-    slot: LatestSlot[Reading] = LatestSlot()
-    # A daemon, as a driver that hangs must not keep the process alive.
-    thread = threading.Thread(target=reader.feed, args=(slot,), name="capture", daemon=True)
-    thread.start()
-    try:
-        yield lambda: slot.get(_POLL_S)
-    finally:
-        halt.set()
-        thread.join(_JOIN_S)
-        if thread.is_alive():
-            _log.error("the camera's driver does not return; its thread is left behind")
+def _log_alarm(alarm: Alarm, raised: bool) -> None:
+    if raised:
+        _log.warning("alarm %s: %s", alarm.name, alarm.text)
+    else:
+        _log.warning("alarm %s is over after %.0f s", alarm.name, time.time() - alarm.since_s)

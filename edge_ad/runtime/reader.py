@@ -1,26 +1,27 @@
-"""Reads a camera for the line: counts what was lost, re-opens it, and never raises."""
+"""Reads a camera for the line: counts what was lost, brings it back, and never raises."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
 
 from edge_ad.errors import CameraError, EdgeAdError
-from edge_ad.runtime.latest import LatestSlot
 from edge_ad.runtime.stats import Statistics
 from edge_ad.types import Camera, Frame, ReadStatus
 
 READ_TIMEOUT_S = 0.3
 """How long one read may wait: short, as stopping waits for it."""
 
-REOPEN_DELAYS_S = (0.1, 0.2, 0.5, 1.0, *(2.0,) * 29)
-"""Waits before each attempt to re-open a lost camera; after the last, about a minute on, it is given up."""
+SILENCE_S = 0.8
+"""A camera that keeps a pace and sends nothing for so long, or for four of its periods, is lost."""
+FIRST_FRAME_S = 5.0
+"""The same before it has sent anything."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +44,30 @@ class Reading:
     error: Exception | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """How a lost camera is brought back.
+
+    Attributes:
+        delays_s: waits before the attempts; the last one repeats.
+        give_up_s: without a frame for so long it is lost for good; None never gives up.
+    """
+
+    delays_s: tuple[float, ...] = (0.1, 0.2, 0.5, 1.0, 2.0)
+    give_up_s: float | None = None
+
+
+RUNGS = ("restarts", "reopens", "reopens", "resets", "respawns")
+"""What the attempts do, from the mildest cure on: the stream, the device, its firmware, the process that has it.
+
+Those that a camera cannot have are left out. All but the first then come round again, and a device that
+is gone begins with the second.
+"""
+
+BOOT_S = 5.0
+"""A device that was reset may take so long to be listed again."""
+
+
 class Reader:
     """Turns everything that a camera may do into readings, counts and an end.
 
@@ -50,13 +75,13 @@ class Reader:
         camera: an opened camera.
         name: names the source of a frame that could not be read.
         statistics: receives the counts and the time spent reading.
-        halt: when set, waiting to re-open ends.
-        reopen_delays_s: waits before the attempts to re-open; as many attempts as delays without a
-            frame in between.
+        halt: when set, waiting to bring it back ends.
+        recovery: how it is brought back.
+        check: called after it was brought back; what it raises makes that attempt a failure.
 
     Attributes:
         ended: why there will be no more readings; None while there may be.
-        problem: what the last attempt to read or re-open failed with.
+        problem: what the last attempt to read it or bring it back failed with.
     """
 
     def __init__(
@@ -65,20 +90,57 @@ class Reader:
         name: str,
         statistics: Statistics,
         halt: threading.Event,
-        reopen_delays_s: Sequence[float] = REOPEN_DELAYS_S,
+        recovery: Recovery | None = None,
+        check: Callable[[], None] | None = None,
     ) -> None:
         self.ended: EndReason | None = None
         self.problem = ""
         self._camera, self._name, self._statistics, self._halt = camera, name, statistics, halt
-        self._reopen_delays_s = reopen_delays_s
-        self._remaining_delays_s = iter(reopen_delays_s)
+        self._recovery = recovery or Recovery()
+        self._check = check
         self._last_sequence: int | None = None
         self._lost = False
+        able = {"resets": camera.caps.can_reset, "respawns": hasattr(camera, "respawn")}
+        self._rungs = [rung for rung in RUNGS if able.get(rung, True)]
+        self._attempt = self._rung = 0
+        self._period_s: float | None = None
+        self._arrived_s = time.monotonic()
+        self._waited_s = 0.0
+        self._entered_s: float | None = None
+
+    @property
+    def silent_s(self) -> float:
+        """How long it has been read without a frame; a slow consumer's own time does not count."""
+        entered_s = self._entered_s
+        return self._waited_s + (0.0 if entered_s is None else time.monotonic() - entered_s)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is being brought back; each `read` makes an attempt."""
+        return self._lost
+
+    def lose(self, problem: str) -> None:
+        """Has it brought back: it did not do as it was told."""
+        self._lose(problem, rung=1)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether a camera that keeps a pace has sent nothing for too long, or is lost."""
+        if self._lost:
+            return self.silent_s > SILENCE_S
+        return self._camera.caps.paced and self.silent_s > self._patience_s
 
     def read(self, timeout_s: float) -> Reading | None:
         """The next reading, or None when there is none within ``timeout_s`` or ever again."""
+        self._entered_s = time.monotonic()
+        reading = self._read(timeout_s)
+        self._waited_s = 0.0 if reading is not None and reading.error is None else self.silent_s
+        self._entered_s = None
+        return reading
+
+    def _read(self, timeout_s: float) -> Reading | None:
         if self._lost:
-            self._reopen()
+            self._recover()
         if self.ended is not None or self._lost:
             return None
         started_s = time.perf_counter()
@@ -91,55 +153,105 @@ class Reader:
             return self._arrived(outcome)
         if outcome is ReadStatus.TIMEOUT:
             self._statistics.event("timeouts")
+            if self._camera.caps.paced and self.silent_s > self._patience_s:
+                self._lose(f"it has sent nothing for {self.silent_s:.1f} s", rung=0)
         elif outcome is ReadStatus.DISCONNECTED:
             self._statistics.event("disconnects")
-            self._lost, self.problem = True, "the camera is disconnected"
+            self._lose(getattr(self._camera, "problem", "") or "the camera is disconnected", rung=1)
         else:
             self.ended = EndReason.END_OF_STREAM
         return None
 
-    def feed(self, slot: LatestSlot[Reading]) -> None:
-        """Reads into ``slot`` until the end or ``halt``: the work of a capture thread."""
+    def feed(self, receive: Callable[[Reading], None]) -> None:
+        """Reads until the end or ``halt``: the work of a capture thread."""
         while self.ended is None and not self._halt.is_set():
             reading = self.read(READ_TIMEOUT_S)
-            if reading is not None and slot.put(reading):
-                self._statistics.dropped("queue")
+            if reading is not None:
+                receive(reading)
+
+    @property
+    def _patience_s(self) -> float:
+        return FIRST_FRAME_S if self._period_s is None else max(SILENCE_S, 4 * self._period_s)
 
     def _arrived(self, frame: Frame) -> Reading:
         # A number that does not rise is a camera that began to count again, not a loss.
         if self._last_sequence is not None and frame.sequence > self._last_sequence + 1:
             self._statistics.dropped("camera", frame.sequence - self._last_sequence - 1)
+        now_s = time.monotonic()
+        if self._last_sequence is not None:
+            self._period_s = now_s - self._arrived_s if self._period_s is None else self._smoothed(now_s)
+        if self._attempt:
+            self._statistics.record("camera away", 1000 * (now_s - self._arrived_s))
+            _log.warning("camera %s: back after %.1f s", self._name, now_s - self._arrived_s)
         self._last_sequence = frame.sequence
-        self._remaining_delays_s = iter(self._reopen_delays_s)
+        self._attempt, self._rung, self._arrived_s = 0, 0, now_s
         return Reading(frame)
 
+    def _smoothed(self, now_s: float) -> float:
+        assert self._period_s is not None
+        return 0.9 * self._period_s + 0.1 * min(now_s - self._arrived_s, 10 * self._period_s)
+
     def _failed(self, error: Exception) -> Reading:
-        """The frame that should have come is an ERROR; the device itself is re-opened if it may be at fault."""
+        """The frame that should have come is an ERROR; the device itself is brought back if it may be at fault."""
         self._statistics.event("read_errors")
         if not isinstance(error, EdgeAdError) and self._statistics.event("bugs") == 1:
             _log.error("reading from %s failed", self._name, exc_info=error)
-        self.problem = str(error)
-        self._lost = isinstance(error, CameraError) or not isinstance(error, EdgeAdError)
+        if isinstance(error, CameraError) or not isinstance(error, EdgeAdError):
+            self._lose(str(error), rung=1)
+        else:
+            self.problem = str(error)
         self._last_sequence = 0 if self._last_sequence is None else self._last_sequence + 1
-        black = Frame(
-            rgb=np.zeros((1, 1, 3), dtype=np.uint8),
-            timestamp_ns=time.monotonic_ns(),
-            sequence=self._last_sequence,
-            source=self._name,
-        )
-        return Reading(black, error)
+        return Reading(black_frame(self._name, self._last_sequence), error)
 
-    def _reopen(self) -> None:
-        for delay_s in self._remaining_delays_s:
-            if self._halt.wait(delay_s):
-                return
-            try:
-                self._camera.close()
-                self._camera.open()
-            except Exception as error:
-                self.problem = str(error)
-                continue
-            self._statistics.event("reconnects")
-            self._lost, self._last_sequence = False, None
+    def _lose(self, problem: str, rung: int) -> None:
+        self._lost, self.problem = True, problem
+        self._rung = max(rung, self._rung) if self._attempt else rung
+        _log.warning("camera %s: %s", self._name, problem)
+
+    def _recover(self) -> None:
+        """One attempt, after the wait that is due before it."""
+        delays_s, give_up_s = self._recovery.delays_s, self._recovery.give_up_s
+        if give_up_s is not None and time.monotonic() - self._arrived_s > give_up_s and self._attempt >= len(delays_s):
+            self.ended = EndReason.CAMERA_LOST
             return
-        self.ended = EndReason.CAMERA_LOST
+        if self._halt.wait(delays_s[min(self._attempt, len(delays_s) - 1)]):
+            return
+        name = self._rungs[self._rung]
+        self._attempt += 1
+        self._rung = self._rung + 1 if self._rung + 1 < len(self._rungs) else 1
+        self._statistics.event(name)
+        try:
+            self._cure(name)
+            if self._check is not None:
+                self._check()
+        except Exception as error:
+            if not isinstance(error, EdgeAdError) and self._statistics.event("bugs") == 1:
+                _log.error("bringing back %s failed", self._name, exc_info=error)
+            self.problem = str(error)
+            return
+        self._statistics.event("reconnects")
+        self._lost, self._last_sequence, self._waited_s = False, None, 0.0
+        self._entered_s = time.monotonic()
+
+    def _cure(self, name: str) -> None:
+        if name == "restarts":
+            self._camera.restart()
+            return
+        if name == "resets":
+            self._camera.reset()
+            if self._halt.wait(BOOT_S):
+                return
+        elif name == "respawns":
+            self._camera.respawn()  # type: ignore[attr-defined]
+        self._camera.open()
+
+
+def black_frame(source: str, sequence: int = 0, part_id: str | None = None) -> Frame:
+    """A black pixel that stands for a frame that there is none of."""
+    return Frame(
+        rgb=np.zeros((1, 1, 3), dtype=np.uint8),
+        timestamp_ns=time.monotonic_ns(),
+        sequence=sequence,
+        source=source,
+        part_id=part_id,
+    )

@@ -51,13 +51,22 @@ def host_oak() -> Camera:
 DRIVERS: dict[str, Callable[[Request], Camera]] = {
     "realsense": lambda request: request.getfixturevalue("attached_realsense"),
     "realsense-file": lambda request: camera_from_uri(f"realsense://{request.getfixturevalue('recording')}"),
+    "realsense-file-repeated": lambda request: camera_from_uri(
+        f"realsense://{request.getfixturevalue('recording')}?repeat=1"
+    ),
     "folder": lambda request: camera_from_uri(f"folder://{request.getfixturevalue('captures')}"),
     "replay": lambda request: camera_from_uri(f"replay://{request.getfixturevalue('captures')}"),
     "genicam": lambda request: camera_from_uri(f"genicam://1?cti={request.getfixturevalue('producer')}"),
     "orbbec-file": lambda request: camera_from_uri(f"orbbec://{request.getfixturevalue('orbbec_bag')}"),
     "oak": lambda request: request.getfixturevalue("host_oak"),
     "v4l2": lambda request: request.getfixturevalue("film_camera"),
+    "replay-clouds": lambda request: camera_from_uri(f"replay://{request.getfixturevalue('clouds')}?fps=100"),
     "synthetic": lambda request: camera_from_uri("synthetic://?size=64&pool=2"),
+    "synthetic-wide": lambda request: camera_from_uri("synthetic://?width=96&height=72&pool=2"),
+    "synthetic-faulty": lambda request: camera_from_uri(
+        "synthetic://?size=64&pool=2&fps=100&junk_rate=0.5&stall_every_s=0.2&stall_s=0.1"
+    ),
+    "synthetic-triggered": lambda request: camera_from_uri("synthetic://?size=64&pool=2&trigger=1"),
 }
 
 
@@ -69,6 +78,8 @@ def camera(request: Request) -> Iterator[Camera]:
 
 
 def read_frame(camera: Camera) -> Frame:
+    if camera.caps.software_trigger:
+        camera.trigger()
     frame = camera.read(2.0)
     assert isinstance(frame, Frame)
     return frame

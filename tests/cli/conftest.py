@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,8 +7,7 @@ import pytest
 from edge_ad import cameras
 from edge_ad.cli import capture as capture_command
 from edge_ad.cli import run as run_command
-from edge_ad.runtime.loop import run
-from edge_ad.runtime.reader import Reader
+from edge_ad.runtime.reader import Recovery
 from tests.factories import make_bundle
 
 
@@ -23,5 +21,5 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes ``scripted://`` a camera, and giving it up for lost a matter of milliseconds."""
     monkeypatch.setitem(cameras.CAMERAS, "scripted", "tests.cli.scripted_camera:ScriptedCamera")
-    monkeypatch.setattr(run_command, "run_line", partial(run, reopen_delays_s=(0.0, 0.0)))
-    monkeypatch.setattr(capture_command, "Reader", partial(Reader, reopen_delays_s=(0.0, 0.0)))
+    monkeypatch.setattr(run_command, "RECOVERY", Recovery((0.0, 0.0), give_up_s=0.0))
+    monkeypatch.setattr(capture_command, "RECOVERY", Recovery((0.0, 0.0), give_up_s=0.0))

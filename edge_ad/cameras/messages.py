@@ -1,0 +1,70 @@
+"""What goes over the channel between the capture process and the line: frames, errors, infos as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from edge_ad import errors
+from edge_ad.cameras.ring import Message
+from edge_ad.errors import CameraError, EdgeAdError
+from edge_ad.types import AnyArray, CameraHealth, CameraInfo, Frame, Intrinsics
+
+IMAGES = ("rgb", "depth", "normals")
+
+# A frame's own fields that travel as they are.
+_FIELDS = ("depth_unit_m", "timestamp_ns", "sequence", "source", "part_id", "skew_ms")
+
+
+def images_of(frame: Frame) -> dict[str, AnyArray]:
+    """The images that a frame has, by name."""
+    return {name: image for name in IMAGES if (image := getattr(frame, name)) is not None}
+
+
+def frame_fields(frame: Frame) -> dict[str, Any]:
+    """All of a frame but its images, JSON-able."""
+    intrinsics = None if frame.intrinsics is None else asdict(frame.intrinsics)
+    fields = {name: getattr(frame, name) for name in _FIELDS}
+    return {**fields, "intrinsics": intrinsics, "metadata": dict(frame.metadata)}
+
+
+def frame_from(fields: dict[str, Any], images: dict[str, AnyArray]) -> Frame:
+    """The frame again."""
+    intrinsics = fields["intrinsics"]
+    return Frame(
+        rgb=images.get("rgb"),
+        depth=images.get("depth"),
+        normals=images.get("normals"),
+        intrinsics=None if intrinsics is None else Intrinsics(**intrinsics),
+        metadata=fields["metadata"],
+        **{name: fields[name] for name in _FIELDS},
+    )
+
+
+def info_from(fields: dict[str, Any]) -> CameraInfo:
+    """A camera's info again."""
+    return CameraInfo(**{**fields, "warnings": tuple(fields["warnings"])})
+
+
+def health_from(fields: dict[str, Any]) -> CameraHealth:
+    """A camera's health again."""
+    return CameraHealth(**fields)
+
+
+def error_fields(error: Exception) -> dict[str, str]:
+    """What is sent of an error; one that is none of ours is said to be a fault of the driver."""
+    if isinstance(error, EdgeAdError):
+        return {"error": type(error).__name__, "what": error.what, "why": error.why, "remedy": error.remedy}
+    return {
+        "error": CameraError.__name__,
+        "what": "the camera's driver failed",
+        "why": f"{type(error).__name__}: {error}",
+        "remedy": "run: edge-ad doctor",
+    }
+
+
+def error_from(message: Message) -> EdgeAdError:
+    """The error again, of its own class."""
+    kind = getattr(errors, message["error"])
+    error: EdgeAdError = kind(message["what"], why=message["why"], remedy=message["remedy"])
+    return error

@@ -1,0 +1,148 @@
+"""Frames from one process to another: slots of shared memory, and a socket that hands them over.
+
+Each slot belongs to one side at any time, and it changes hands by a message, so no side ever sees a
+slot that the other one writes, on any processor: sending and receiving order the memory. The memory
+has no name and lives as long as a process has it open, so nothing is left behind, whoever is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import select
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from edge_ad.errors import DataError
+from edge_ad.types import AnyArray
+
+SLOTS = 6
+"""Frames that may be on their way: some for the reader to be late, few enough to stay fresh."""
+
+SLOT_BYTES = 64 << 20
+"""Room for colour and depth of 8 megapixels; memory is taken only where a frame is written."""
+
+ALIGNMENT = 64
+MESSAGE_BYTES = 1 << 16
+
+Layout = list[tuple[str, str, list[int], int]]
+"""Of each array in a slot: name, dtype, shape and offset in bytes."""
+
+Message = dict[str, Any]
+
+
+class Ring:
+    """Slots of anonymous shared memory.
+
+    Args:
+        descriptor: of the memory; stays open until ``close``.
+        slots: how many.
+        slot_bytes: room in each.
+    """
+
+    def __init__(self, descriptor: int, slots: int = SLOTS, slot_bytes: int = SLOT_BYTES) -> None:
+        self.descriptor, self.slots, self.slot_bytes = descriptor, slots, slot_bytes
+        self._memory = mmap.mmap(descriptor, slots * slot_bytes)
+        self._bytes = np.frombuffer(self._memory, np.uint8)
+
+    @classmethod
+    def create(cls, slots: int = SLOTS, slot_bytes: int = SLOT_BYTES) -> Ring:
+        """Makes the memory; pages are taken from the system when they are first written."""
+        descriptor = os.memfd_create("edge-ad frames")
+        os.ftruncate(descriptor, slots * slot_bytes)
+        return cls(descriptor, slots, slot_bytes)
+
+    def write(self, slot: int, arrays: Mapping[str, AnyArray]) -> Layout:
+        """Copies arrays into a slot that this side owns.
+
+        Returns:
+            Where they are, for ``read`` on the other side.
+
+        Raises:
+            DataError: they do not fit into a slot.
+        """
+        layout: Layout = []
+        offset = 0
+        for name, array in arrays.items():
+            end = offset + array.nbytes
+            if end > self.slot_bytes:
+                raise DataError(
+                    f"a frame of {array.shape[1]}×{array.shape[0]} px is too large to hand over",
+                    why=f"there are {self.slot_bytes >> 20} MiB for one",
+                    remedy="choose a smaller mode of the camera, or read it in this process (--in-process)",
+                )
+            np.copyto(self._view(slot, array.dtype.str, array.shape, offset), array)
+            layout.append((name, array.dtype.str, list(array.shape), offset))
+            offset = -(-end // ALIGNMENT) * ALIGNMENT
+        return layout
+
+    def read(self, slot: int, layout: Layout) -> dict[str, AnyArray]:
+        """Copies of the arrays in a slot that this side owns."""
+        return {name: self._view(slot, dtype, tuple(shape), offset).copy() for name, dtype, shape, offset in layout}
+
+    def close(self) -> None:
+        """Frees this side's hold; may be called twice."""
+        if self.descriptor >= 0:
+            del self._bytes
+            self._memory.close()
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def _view(self, slot: int, dtype: str, shape: tuple[int, ...], offset: int) -> AnyArray:
+        start = slot * self.slot_bytes + offset
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return self._bytes[start : start + size].view(dtype).reshape(shape)
+
+
+class Channel:
+    """Messages to the other process, whole and in order; each is a JSON object.
+
+    Args:
+        end: one end of ``Channel.pair``.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+        self._poll = select.poll()
+        self._poll.register(end, select.POLLIN)
+
+    @staticmethod
+    def pair() -> tuple[socket.socket, socket.socket]:
+        """Both ends."""
+        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def send(self, kind: str, **content: Any) -> None:
+        """Sends a message.
+
+        Raises:
+            EOFError: the other process is gone.
+        """
+        try:
+            self._socket.send(json.dumps({"kind": kind, **content}).encode())
+        except OSError as error:
+            raise EOFError(str(error)) from error
+
+    def receive(self, timeout_s: float) -> Message | None:
+        """The next message; None when none comes in time.
+
+        Raises:
+            EOFError: the other process is gone, and all that it sent has been received.
+        """
+        try:
+            if not self._poll.poll(max(0.0, 1000 * timeout_s)):
+                return None
+            content = self._socket.recv(MESSAGE_BYTES)
+        except OSError as error:
+            raise EOFError(str(error)) from error
+        if not content:
+            raise EOFError("the channel is closed")
+        message: Message = json.loads(content)
+        return message
+
+    def close(self) -> None:
+        """Closes this end; may be called twice."""
+        self._socket.close()
