@@ -224,8 +224,8 @@ class GenicamCamera(CameraDriver):
 
     def health(self) -> CameraHealth:
         """Temperature, where the camera has a sensor for it, and captures that were not delivered."""
-        temperature_c = None if self._features is None else self._features.read("DeviceTemperature")
-        return CameraHealth(temperature_c=temperature_c, dropped=dict(self.dropped))
+        told = None if self._features is None else self._features.read("DeviceTemperature")
+        return CameraHealth(temperature_c=None if told is None else float(told), dropped=dict(self.dropped))
 
     def restart(self) -> None:
         """Stops and starts the stream of the open device.

@@ -14,7 +14,7 @@ from edge_ad.cameras.base import CameraDriver
 from edge_ad.cameras.oak_devices import load_sdk
 from edge_ad.cameras.oak_pipeline import Connect, OakLink, connect
 from edge_ad.cameras.pairing import PairCheck
-from edge_ad.cameras.realsense_streams import StreamMode
+from edge_ad.cameras.realsense_options import StreamMode
 from edge_ad.cameras.uri import CameraUri
 from edge_ad.errors import CameraError
 from edge_ad.settings import Settings
@@ -128,7 +128,7 @@ class OakCamera(CameraDriver):
         arrived_ns = time.monotonic_ns()
         rgb, depth = group["rgb"], group["depth"]
         number, exposed = depth.getSequenceNum(), depth.getTimestamp()
-        skew_ms = (rgb.getTimestamp() - exposed) / timedelta(milliseconds=1)
+        skew_ms = abs(rgb.getTimestamp() - exposed) / timedelta(milliseconds=1)
         if not self._pairs.is_new_capture(number, skew_ms):
             return None
         facts = {

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from edge_ad.cameras.oak_devices import find_device, list_devices
-from edge_ad.cameras.realsense_streams import StreamMode
+from edge_ad.cameras.realsense_options import StreamMode
 from edge_ad.types import Intrinsics
 
 STEREO_SIZE = (640, 400)

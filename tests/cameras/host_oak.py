@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edge_ad.cameras.oak_pipeline import OakLink, paired_queue
-from edge_ad.cameras.realsense_streams import StreamMode
+from edge_ad.cameras.realsense_options import StreamMode
 from edge_ad.types import AnyArray
 
 dai: Any = pytest.importorskip("depthai")

@@ -16,7 +16,7 @@ from edge_ad.types import Frame, Intrinsics, ReadStatus
 
 pytest.importorskip("depthai")
 from edge_ad.cameras.oak_pipeline import intrinsics_of  # noqa: E402
-from edge_ad.cameras.realsense_streams import StreamMode  # noqa: E402
+from edge_ad.cameras.realsense_options import StreamMode  # noqa: E402
 from tests.cameras.host_oak import Event, HostOak, dai, make_images, steady  # noqa: E402
 
 SIZE = StreamMode(32, 24)

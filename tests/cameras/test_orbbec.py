@@ -191,7 +191,7 @@ def test_the_sdk_leaves_standard_output_and_the_directory_alone(tmp_path: Path) 
 def test_only_new_captures_whose_images_belong_together_become_frames() -> None:
     dropped: Counter[str] = Counter()
     pairs = PairCheck(10, dropped)
-    sets = [(5, 0), (6, 9), (6, 0), (9, -3), (10, 11), (11, 0)]
+    sets = [(5, 0), (6, 9), (6, 0), (9, 3), (10, 11), (11, 0)]
     assert [pairs.is_new_capture(number, skew) for number, skew in sets] == [True, True, False, True, False, True]
     assert dropped == {"repeated": 1, "sequence_gap": 2, "mispaired": 1}
 
