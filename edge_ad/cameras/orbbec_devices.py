@@ -89,3 +89,15 @@ def find_device(attached: list[OrbbecDevice], serial: str) -> OrbbecDevice:
         why=f"attached are {others}" if others else "none is attached, or the system does not let us see it",
         remedy="check the serial number, cable and power; install Orbbec's udev rules; then: edge-ad doctor",
     )
+
+
+class Bus:
+    """Where cameras are attached: what the SDK sees."""
+
+    def devices(self) -> list[OrbbecDevice]:
+        """See ``list_devices``."""
+        return list_devices()
+
+    def open(self, serial: str) -> Any:
+        """The SDK's device with this serial number, which must be attached."""
+        return sdk_context().query_devices().get_device_by_serial_number(serial)

@@ -38,6 +38,15 @@ def film_camera(tmp_path: Path) -> Camera:
 
 
 @pytest.fixture
+def attached_orbbec(orbbec_bag: Path) -> Camera:
+    """A camera as far as the SDK knows: a recording that sends as a camera does."""
+    from edge_ad.cameras.orbbec import OrbbecCamera
+    from tests.cameras.orbbec_bag import RecordedBus
+
+    return OrbbecCamera(bus=RecordedBus(orbbec_bag))
+
+
+@pytest.fixture
 def host_oak() -> Camera:
     """A camera as far as depthai's pairing knows."""
     pytest.importorskip("depthai")
@@ -57,6 +66,7 @@ DRIVERS: dict[str, Callable[[Request], Camera]] = {
     "folder": lambda request: camera_from_uri(f"folder://{request.getfixturevalue('captures')}"),
     "replay": lambda request: camera_from_uri(f"replay://{request.getfixturevalue('captures')}"),
     "genicam": lambda request: camera_from_uri(f"genicam://1?cti={request.getfixturevalue('producer')}"),
+    "orbbec": lambda request: request.getfixturevalue("attached_orbbec"),
     "orbbec-file": lambda request: camera_from_uri(f"orbbec://{request.getfixturevalue('orbbec_bag')}"),
     "oak": lambda request: request.getfixturevalue("host_oak"),
     "v4l2": lambda request: request.getfixturevalue("film_camera"),
