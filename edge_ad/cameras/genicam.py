@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -183,17 +184,21 @@ class GenicamCamera(CameraDriver):
             CameraError: the camera is not open, or sends what cannot be read.
         """
         features = self._opened()
-        if self._lost:
-            return ReadStatus.DISCONNECTED
-        try:
-            # No time at all means for ever, in this SDK.
-            buffer = self._acquirer.try_fetch(timeout=max(timeout_s, 0.001))
-        except sdk_errors():
-            self._lost = True
-            return ReadStatus.DISCONNECTED
+        deadline_s = time.monotonic() + timeout_s
+        buffer = None
+        while buffer is None and not self._lost:
+            try:
+                # No time at all means for ever, in this SDK; it also comes back early, with nothing, from an
+                # incomplete capture.
+                buffer = self._acquirer.try_fetch(timeout=max(deadline_s - time.monotonic(), 0.001))
+            except sdk_errors():
+                self._lost = True
+            if buffer is None and time.monotonic() >= deadline_s and not self._lost:
+                self._lost = not features.is_connected()
+                if not self._lost:
+                    return ReadStatus.TIMEOUT
         if buffer is None:
-            self._lost = not features.is_connected()
-            return ReadStatus.DISCONNECTED if self._lost else ReadStatus.TIMEOUT
+            return ReadStatus.DISCONNECTED
         with buffer:  # its memory goes back to the SDK at the end
             part_id = self._parts.captured()
             parts = [Part.of(component) for component in buffer.payload.components]

@@ -56,7 +56,11 @@ class FrameMaker:
         if not self._pairs.is_new_capture(number, skew_ms):
             return None
         if self._align is not None:
-            registered = self._align.process(images).as_frame_set()
+            aligned = self._align.process(images)
+            if aligned is None:
+                self._dropped["incomplete"] += 1
+                return None
+            registered = aligned.as_frame_set()
             depth, color = registered.get_depth_frame(), registered.get_color_frame()
         height, width = color.get_height(), color.get_width()
         return Frame(
