@@ -188,9 +188,7 @@ class GenicamCamera(CameraDriver):
         buffer = None
         while buffer is None and not self._lost:
             try:
-                # No time at all means for ever, in this SDK; it also comes back early, with nothing, from an
-                # incomplete capture.
-                buffer = self._acquirer.try_fetch(timeout=max(deadline_s - time.monotonic(), 0.001))
+                buffer = self._fetch(deadline_s - time.monotonic())
             except sdk_errors():
                 self._lost = True
             if buffer is None and time.monotonic() >= deadline_s and not self._lost:
@@ -201,9 +199,20 @@ class GenicamCamera(CameraDriver):
             return ReadStatus.DISCONNECTED
         with buffer:  # its memory goes back to the SDK at the end
             part_id = self._parts.captured()
-            parts = [Part.of(component) for component in buffer.payload.components]
+            parts = [Part.of(component) for component in buffer.payload.components if component]
             sequence = self._numbers.next(buffer)
             return frame_of(parts, self.caps.images, self._scale, self._source, sequence, part_id)
+
+    def _fetch(self, timeout_s: float) -> Any | None:
+        """The SDK's next buffer; None when none came in time, and also, early, for an incomplete capture."""
+        try:
+            return self._acquirer.try_fetch(timeout=max(timeout_s, 0.001))  # no time at all means for ever
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # how the SDK fails at a vendor's own format
+            raise CameraError(
+                f"camera {self._name} sends images in a format that the SDK does not know",
+                why=f"{type(error).__name__}: {error}",
+                remedy="let it send standard ones: features=ComponentSelector:Range,PixelFormat:Coord3D_C32f",
+            ) from error
 
     def trigger(self, part_id: str = "") -> None:
         """Takes one capture.

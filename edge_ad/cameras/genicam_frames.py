@@ -29,10 +29,12 @@ RGB_CONVERSIONS: dict[str, int | None] = {
     "Mono10": cv2.COLOR_GRAY2RGB,
     "Mono12": cv2.COLOR_GRAY2RGB,
     "Mono16": cv2.COLOR_GRAY2RGB,
+    "Mono10p": cv2.COLOR_GRAY2RGB,
+    "Mono12p": cv2.COLOR_GRAY2RGB,
 }
 """What OpenCV must do to make RGB of a format; best first."""
 
-EXCESS_BITS = {"Mono10": 2, "Mono12": 4, "Mono16": 8}
+EXCESS_BITS = {"Mono10": 2, "Mono10p": 2, "Mono12": 4, "Mono12p": 4, "Mono16": 8}
 """The low bits that 8-bit grey has no room for."""
 
 C_PLANES = {
@@ -63,8 +65,10 @@ class Part:
 
     @classmethod
     def of(cls, component: Any) -> Part:
-        """Takes a component of the SDK's payload apart."""
+        """Takes a component of the SDK's payload apart; what cannot be read is empty."""
         name, data = str(component.data_format), component.data
+        if name not in RGB_CONVERSIONS and name not in C_PLANES:
+            return cls(name, np.empty((0, 0), dtype=np.uint8))
         height, width = int(component.height), int(component.width)
         channels = int(component.num_components_per_pixel)
         if name.endswith("_Planar"):
