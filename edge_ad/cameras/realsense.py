@@ -149,7 +149,8 @@ class RealSenseCamera(CameraDriver):
             return warnings
         wanted = settled.level
         level = settle(self.read, self._name, self._warm_up_s).level
-        if abs(level - wanted) > LOCK_CHANGED and "exposure_us" in self._locked:
+        # A scene that moves shows nothing of the exposure, and each look at it would take the whole warm-up.
+        if abs(level - wanted) > LOCK_CHANGED and settled.still and "exposure_us" in self._locked:
             shortest_us, allowed_us, _ = controls.range_of("exposure_us")
 
             def level_at(exposure_us: float) -> float:
