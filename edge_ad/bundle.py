@@ -86,6 +86,24 @@ class InputSpec(Settings):
     intrinsics: Intrinsics | None
 
 
+class RigReference(Settings):
+    """The rig that a model was trained for, as far as a run must know it again.
+
+    Attributes:
+        sha256: of the rig's record.
+        serial: of its camera.
+        frame_size_px: (height, width) of its frames.
+        intrinsics: of its frames.
+        plane: (α, β, γ) of its table in 1/m, see ``edge_ad.geometry.fit_plane``.
+    """
+
+    sha256: str
+    serial: str
+    frame_size_px: tuple[int, int]
+    intrinsics: Intrinsics
+    plane: tuple[float, float, float]
+
+
 class TrainingData(Settings):
     """Where the model's knowledge of good parts came from; the digests are over the frames' pixels.
 
@@ -95,6 +113,7 @@ class TrainingData(Settings):
         validation_frames: and how many set the scale of its scores.
         sha256: over all of them, in this order.
         frames: the digest of each, see ``edge_ad.data.digest.frame_digest``.
+        rig: that they were captured on; None where it was not measured.
     """
 
     category: str
@@ -102,6 +121,7 @@ class TrainingData(Settings):
     validation_frames: int
     sha256: str
     frames: tuple[str, ...] = ()
+    rig: RigReference | None = None
 
 
 class ModeInfo(Settings):
@@ -141,7 +161,13 @@ class Manifest(Settings):
 
     def content_digest(self) -> str:
         """sha256 (hex) over all of the manifest but ``sha256`` itself."""
-        return _digest_of(self.model_dump(mode="json", exclude={"sha256"}))
+        return self.digest({"sha256": True})
+
+    def digest(self, without: Mapping[str, Any]) -> str:
+        """sha256 (hex) over the manifest without some of its fields."""
+        # Without a rig there is no such field: manifests of earlier versions keep their digests.
+        unsaid = {"training_data": {"rig"}} if self.training_data.rig is None else {}
+        return _digest_of(self.model_dump(mode="json", exclude={**without, **unsaid}))
 
     def sealed(self) -> Manifest:
         """The manifest with its own digest, as ``read_bundle`` wants it."""
@@ -253,7 +279,7 @@ class Bundle:
     @property
     def digest(self) -> str:
         """sha256 (hex) over the manifest and so over all files but the thresholds, which may change."""
-        return _digest_of(self.manifest.model_dump(mode="json", exclude={"sha256": True, "files": {THRESHOLDS}}))
+        return self.manifest.digest({"sha256": True, "files": {THRESHOLDS}})
 
 
 def mode_of(manifest: Manifest, name: str, source: str) -> ModeInfo:

@@ -13,8 +13,9 @@ from edge_ad.cameras.realsense_controls import OPTIONS, Controls
 from edge_ad.cameras.realsense_devices import find_device, hardware_reset, list_devices, load_sdk
 from edge_ad.cameras.realsense_frames import FrameMaker
 from edge_ad.cameras.realsense_options import RealSenseOptions
-from edge_ad.cameras.realsense_settling import SETTLED_WITHIN, Settled, settle
+from edge_ad.cameras.realsense_settling import SETTLED_WITHIN, Settled, exposure_for_level, settle
 from edge_ad.cameras.realsense_streams import LiveStream, RecordingStream
+from edge_ad.cameras.steady_clock import SteadyClock
 from edge_ad.cameras.uri import CameraUri
 from edge_ad.errors import CameraError
 from edge_ad.types import CameraCaps, CameraHealth, CameraInfo, Frame, ReadStatus
@@ -57,7 +58,7 @@ class RealSenseCamera(CameraDriver):
     ) -> None:
         super().__init__()
         live = path is None
-        self.caps = CameraCaps(live=live, paced=live, options=OPTIONS if live else ())
+        self.caps = CameraCaps(live=live, paced=live, can_reset=live, options=OPTIONS if live else ())
         self._serial, self._path = serial, path
         self._options = options or RealSenseOptions()
         self._warm_up_s = warm_up_s
@@ -117,7 +118,7 @@ class RealSenseCamera(CameraDriver):
         device = find_device(attached, self._serial)
         stream = self._stream = LiveStream(sdk, context, device.serial, options.depth, options.color, options.sync)
         source = f"realsense://{device.serial}"
-        self._maker = FrameMaker(sdk, stream.profile, source, options.align, self.dropped)
+        self._maker = FrameMaker(sdk, stream.profile, source, options.align, self.dropped, SteadyClock())
         controls = self._controls = Controls(sdk, stream.device, device.serial)
         details = {"firmware": device.firmware, "usb": device.usb, **self._maker.details}
         warnings = []
@@ -134,20 +135,36 @@ class RealSenseCamera(CameraDriver):
         if settled is not None and not settled.still:
             warnings.append(f"exposure or depth had not settled after {self._warm_up_s:g} s, or the scene moves")
         if options.ae == "lock" and not self._locked:
-            warnings += self._lock(controls, settled)
+            period_us = 1e6 / stream.profile.get_stream(sdk.stream.color).fps()
+            warnings += self._lock(controls, settled, longest_us=period_us)
         details |= {name: f"{value:g} (locked)" for name, value in self._locked.items()}
         return CameraInfo(device.name, device.serial, live=True, warnings=tuple(warnings), details=details)
 
-    def _lock(self, controls: Controls, settled: Settled | None) -> list[str]:
-        """Fixes exposure, gain and white balance; what should be said of it."""
+    def _lock(self, controls: Controls, settled: Settled | None, longest_us: float) -> list[str]:
+        """Fixes exposure, gain and white balance; what should be said of it.
+
+        Most colour sensors do not tell what their automatics have found, so the picture is looked at as well.
+        """
         self._locked, warnings = controls.lock({} if settled is None else settled.frame.metadata)
-        if settled is not None:
-            after = settle(self.read, self._name, self._warm_up_s)
-            if abs(after.level - settled.level) > LOCK_CHANGED:
-                warnings.append(
-                    f"ae=lock changed the picture: its mean level went from {settled.level:.0f} to {after.level:.0f} "
-                    "of 255, as the camera does not tell what its automatics had found; set exposure_us and gain"
-                )
+        if settled is None:
+            return warnings
+        wanted = settled.level
+        level = settle(self.read, self._name, self._warm_up_s).level
+        # A scene that moves shows nothing of the exposure, and each look at it would take the whole warm-up.
+        if abs(level - wanted) > LOCK_CHANGED and settled.still and "exposure_us" in self._locked:
+            shortest_us, allowed_us, _ = controls.range_of("exposure_us")
+
+            def level_at(exposure_us: float) -> float:
+                controls.set({"exposure_us": exposure_us})
+                return settle(self.read, self._name, self._warm_up_s).level
+
+            _, level = exposure_for_level(level_at, wanted, shortest_us, min(allowed_us, longest_us))
+            self._locked["exposure_us"] = controls.get("exposure_us") or self._locked["exposure_us"]
+        if abs(level - wanted) > LOCK_CHANGED:
+            warnings.append(
+                f"ae=lock changed the picture: its mean level went from {wanted:.0f} to {level:.0f} of 255, as the "
+                "camera does not tell what its automatics had found; set exposure_us and gain instead"
+            )
         return warnings
 
     def read(self, timeout_s: float) -> Frame | ReadStatus:

@@ -82,6 +82,13 @@ class Controls:
         except RuntimeError:
             return None
 
+    def range_of(self, name: str) -> tuple[float, float, float]:
+        """Smallest and largest value and step of a setting that the camera has."""
+        control = CONTROLS[name]
+        allowed = self._sensors[control.sensor].get_option_range(self._key(control.option))
+        unit = self._unit(name)
+        return allowed.min * unit, allowed.max * unit, allowed.step * unit
+
     def lock(self, metadata: Mapping[str, float]) -> tuple[dict[str, float], list[str]]:
         """Fixes what automatics have found.
 
@@ -99,7 +106,7 @@ class Controls:
         for name in LOCKED:
             value = metadata.get(name) or self.get(name)
             if value is not None and self._has(CONTROLS[name].sensor, CONTROLS[name].option):
-                low, high, _ = self._range(name)
+                low, high, _ = self.range_of(name)
                 found[name] = min(max(value, low), high)
         self.set(found)
         loose = [f"{name} of {sensor}" for sensor, name in self._automatics() if self._is_on(sensor, name)]
@@ -154,7 +161,7 @@ class Controls:
         control = CONTROLS[name]
         if not self._has(control.sensor, control.option):
             raise self._lacks(name)
-        low, high, step = self._range(name)
+        low, high, step = self.range_of(name)
         number = _number(name, value)
         if not low <= number <= high:
             raise ConfigError(
@@ -177,12 +184,6 @@ class Controls:
                 why=str(error),
                 remedy="end other programs that use it, or leave this setting out",
             ) from error
-
-    def _range(self, name: str) -> tuple[float, float, float]:
-        control = CONTROLS[name]
-        allowed = self._sensors[control.sensor].get_option_range(self._key(control.option))
-        unit = self._unit(name)
-        return allowed.min * unit, allowed.max * unit, allowed.step * unit
 
     def _presets(self) -> dict[str, float]:
         if not self._has("depth", "visual_preset"):

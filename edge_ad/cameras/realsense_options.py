@@ -40,8 +40,12 @@ class StreamMode:
         return cls(*(int(number or 0) for number in match.groups()))
 
 
-def _sync_mode(text: object) -> object:
-    return SYNC_MODES.get(str(text), text)
+def _sync_mode(text: object) -> int:
+    if str(text).isdecimal():
+        return int(str(text))
+    if str(text) not in SYNC_MODES:
+        raise ValueError(f"write {', '.join(SYNC_MODES)}, or the SDK's number")
+    return SYNC_MODES[str(text)]
 
 
 class RealSenseOptions(Settings):
@@ -57,7 +61,8 @@ class RealSenseOptions(Settings):
         preset: the camera's own tuning of depth by name, e.g. ``high_accuracy``.
         ae: ``auto`` turns automatic exposure, gain and white balance on; ``lock`` also lets them settle
             and then fixes what they have found, once in the life of the camera object, so that the
-            picture is the same after a reconnect.
+            picture is the same after a reconnect. Where the colour sensor does not tell its exposure, the
+            one is looked for that makes the picture as bright as it was: keep the scene still meanwhile.
         sync: how several cameras share one pulse: ``default``, ``master``, ``slave``, ``full_slave``, or
             the SDK's number.
         exposure_us: of colour, fixed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +18,9 @@ SETTLED_FRAMES = 10
 
 SETTLED_WITHIN = np.array([2.0, 0.005])
 """What looks alike: mean colour in grey levels (of 255), mean depth in metres."""
+
+EXPOSURE_STEPS = 10
+"""From 100 us to 33 ms these end within 1 % of the exposure that is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,30 @@ def settle(read: Callable[[float], Frame | ReadStatus], name: str, limit_s: floa
             remedy="unplug it and plug it in again, into a USB 3 port",
         )
     return Settled(last, levels[-1][0], still=False)
+
+
+def exposure_for_level(
+    level_at: Callable[[float], float], wanted: float, low_us: float, high_us: float
+) -> tuple[float, float]:
+    """The exposure that makes a picture of this mean level, by bisection, as a picture grows brighter with it.
+
+    Args:
+        level_at: sets an exposure and tells the mean level in grey levels that comes of it.
+        wanted: mean level.
+        low_us: shortest exposure.
+        high_us: longest exposure.
+
+    Returns:
+        The last exposure that was set, and its level: within 2 grey levels of ``wanted``, or as near as
+        the range allows.
+    """
+    for _ in range(EXPOSURE_STEPS):
+        exposure_us = math.sqrt(low_us * high_us)
+        level = level_at(exposure_us)
+        if abs(level - wanted) <= SETTLED_WITHIN[0]:
+            break
+        low_us, high_us = (exposure_us, high_us) if level < wanted else (low_us, exposure_us)
+    return exposure_us, level
 
 
 def _levels(frame: Frame) -> tuple[float, float]:

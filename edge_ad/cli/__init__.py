@@ -14,6 +14,7 @@ from edge_ad.errors import EdgeAdError
 COMMANDS = (
     "doctor",
     "demo",
+    "rig",
     "capture",
     "train",
     "evaluate",

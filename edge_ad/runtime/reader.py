@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from queue import SimpleQueue
 
 import numpy as np
 
 from edge_ad.errors import CameraError, EdgeAdError
 from edge_ad.runtime.stats import Statistics
 from edge_ad.runtime.survival import survived
-from edge_ad.types import Camera, Frame, ReadStatus
+from edge_ad.types import Camera, CameraHealth, Frame, ReadStatus
 
 READ_TIMEOUT_S = 0.3
 """How long one read may wait: short, as stopping waits for it."""
@@ -23,6 +24,10 @@ SILENCE_S = 0.8
 """A camera that keeps a pace and sends nothing for so long, or for four of its periods, is lost."""
 FIRST_FRAME_S = 5.0
 """The same before it has sent anything since it was opened."""
+
+HEALTH_S = 1.0
+
+Commands = SimpleQueue[Callable[[], None]]
 
 PAUSE_S = 0.1
 """After an error that should not be: were it to come back at once, it must not take the whole processor."""
@@ -38,6 +43,7 @@ class EndReason(str, Enum):
     MAX_FRAMES = "max frames"
     DURATION = "duration"
     CAMERA_LOST = "camera lost"
+    CAMERA_REFUSED = "camera refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +87,15 @@ class Reader:
         statistics: receives the counts and the time spent reading.
         halt: when set, waiting to bring it back ends.
         recovery: how it is brought back.
-        check: called after it was brought back; what it raises makes that attempt a failure.
-        options: what is to be set of it at this moment; asked before every read, and set when it has changed, and
-            again when it was opened again. A refusal is counted and logged.
+        prepare: called after it was brought back; what it raises is logged.
+        commands: what else the thread that reads it does with it, before the next read.
+        check: called with the first frame after each opening; raises where this camera must not be used, which
+            ends everything at the first opening, and is a failed attempt to bring it back later.
 
     Attributes:
         ended: why there will be no more readings; None while there may be.
         problem: what the last attempt to read it or bring it back failed with; empty once a frame has come.
+        health: of the camera, about a second old at most while it is read.
     """
 
     def __init__(
@@ -97,15 +105,19 @@ class Reader:
         statistics: Statistics,
         halt: threading.Event,
         recovery: Recovery | None = None,
-        check: Callable[[], None] | None = None,
-        options: Callable[[], Mapping[str, float | str]] | None = None,
+        prepare: Callable[[], None] | None = None,
+        commands: Commands | None = None,
+        check: Callable[[Frame], None] | None = None,
     ) -> None:
         self.ended: EndReason | None = None
         self.problem = ""
+        self.health = CameraHealth()
+        self._health_s = 0.0
         self._camera, self._name, self._statistics, self._halt = camera, name, statistics, halt
         self._recovery = recovery or Recovery()
-        self._check, self._options = check, options
-        self._options_set: Mapping[str, float | str] = {}
+        self._prepare, self._check = prepare, check
+        self._commands = commands or SimpleQueue()
+        self._must_check, self._is_accepted = check is not None, False
         self._last_sequence: int | None = None
         self._lost = False
         able = {"resets": camera.caps.can_reset, "respawns": hasattr(camera, "respawn")}
@@ -148,14 +160,21 @@ class Reader:
         heard = reading is not None and reading.error is None
         idle = not (self._lost or self._camera.caps.paced)  # no frame was due
         self._silence = (0.0 if heard or idle else self.silent_s, None)
+        if time.monotonic() - self._health_s > HEALTH_S:
+            self._health_s = time.monotonic()
+            self._attempted(self._ask_health)
         return reading
 
+    def _ask_health(self) -> None:
+        self.health = self._camera.health()
+
     def _read(self, timeout_s: float) -> Reading | None:
+        while not self._commands.empty():
+            self._attempted(self._commands.get())
         if self._lost:
             self._recover()
         if self.ended is not None or self._lost:
             return None
-        self._set_options()
         started_s = time.perf_counter()
         try:
             outcome = self._camera.read(timeout_s)
@@ -200,19 +219,9 @@ class Reader:
         shortest_s = FIRST_FRAME_S if self._period_s is None or self._last_sequence is None else SILENCE_S
         return self.silent_s - self._silent_before_s > max(shortest_s, 4 * (self._period_s or 0.0))
 
-    def _set_options(self) -> None:
-        wanted = {} if self._options is None else self._options()
-        if wanted == self._options_set:
-            return
-        self._options_set = wanted
-        try:
-            self._camera.set(**wanted)
-        except Exception as error:
-            survived(error, f"setting options of {self._name}", self._statistics)
-            self._statistics.event("options_refused")
-            _log.warning("camera %s: %s", self._name, error)
-
-    def _arrived(self, frame: Frame) -> Reading:
+    def _arrived(self, frame: Frame) -> Reading | None:
+        if self._must_check and not self._passes(frame):
+            return None
         # A number that does not rise is a camera that began to count again, not a loss.
         if self._last_sequence is not None and frame.sequence > self._last_sequence + 1:
             self._statistics.dropped("camera", frame.sequence - self._last_sequence - 1)
@@ -226,6 +235,20 @@ class Reader:
         self._attempt, self._rung, self._arrived_s = 0, 0, now_s
         self.problem, self._silent_before_s = "", 0.0
         return Reading(frame)
+
+    def _passes(self, frame: Frame) -> bool:
+        """Whether the camera that was opened may be used."""
+        assert self._check is not None
+        try:
+            self._check(frame)
+        except Exception as error:
+            survived(error, f"checking {self._name}", self._statistics)
+            self._lose(str(error) or type(error).__name__, rung=1)
+            if not self._is_accepted:
+                self.ended = EndReason.CAMERA_REFUSED
+            return False
+        self._must_check, self._is_accepted = False, True
+        return True
 
     def _smoothed(self, now_s: float) -> float:
         assert self._period_s is not None
@@ -264,15 +287,21 @@ class Reader:
         try:
             if not self._cure(name):
                 return
-            if self._check is not None:
-                self._check()
         except Exception as error:
             survived(error, f"bringing back {self._name}", self._statistics)
             self.problem = str(error) or type(error).__name__
             return
+        if self._prepare is not None:
+            self._attempted(self._prepare)
         self._statistics.event("reconnects")
-        self._lost, self._last_sequence, self._options_set = False, None, {}
-        self._silent_before_s = self.silent_s
+        self._lost, self._last_sequence, self._silent_before_s = False, None, self.silent_s
+        self._must_check = self._check is not None
+
+    def _attempted(self, command: Callable[[], None]) -> None:
+        try:
+            command()
+        except Exception as error:
+            _log.warning("camera %s: %s", self._name, error, exc_info=not isinstance(error, EdgeAdError))
 
     def _cure(self, name: str) -> bool:
         """Whether it was carried out, and not stopped on the way."""

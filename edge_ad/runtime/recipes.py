@@ -146,6 +146,7 @@ class RecipeBook:
         active: in force at first; loaded at once.
         load: opens what judges a recipe's parts.
         resident: so many stay loaded; the one not used for longest makes room.
+        on_switch: told the name and the recipe that has come into force, from the thread that brings it.
 
     Raises:
         EdgeAdError: the first recipe cannot be loaded.
@@ -158,8 +159,9 @@ class RecipeBook:
         load: Callable[[str, Recipe], Inspector],
         *,
         resident: int = 4,
+        on_switch: Callable[[str, Recipe], None] | None = None,
     ) -> None:
-        self._recipes, self._load, self._most = recipes, load, resident
+        self._recipes, self._load, self._most, self._on_switch = recipes, load, resident, on_switch
         self._lock = threading.Lock()
         self._resident: dict[str, Inspector] = {active: load(active, self._known(active))}
         self._failed: dict[str, str] = {}
@@ -239,8 +241,8 @@ class RecipeBook:
         try:
             if name:
                 self.switch(name)
-        except EdgeAdError as error:
-            _log.error("%s", error)
+        except Exception as error:  # whatever it is, the next change over must be followed
+            _log.error("%s", error, exc_info=not isinstance(error, EdgeAdError))
 
     def _known(self, name: str) -> Recipe:
         if name not in self._recipes:
@@ -287,6 +289,8 @@ class RecipeBook:
                 return
             self.active = name
         _log.warning("recipe %s is in force", name)
+        if self._on_switch is not None:
+            self._on_switch(name, self._recipes[name])
 
 
 def _with_paths(recipe: Recipe, directory: Path) -> Recipe:

@@ -37,15 +37,46 @@ def film_camera(tmp_path: Path) -> Camera:
     return V4l2Camera(write_film(tmp_path / "film.avi", 4), open_capture=FilmCapture)
 
 
+@pytest.fixture
+def attached_orbbec(orbbec_bag: Path) -> Camera:
+    """A camera as far as the SDK knows: a recording that sends as a camera does."""
+    from edge_ad.cameras.orbbec import OrbbecCamera
+    from tests.cameras.orbbec_bag import RecordedBus
+
+    return OrbbecCamera(bus=RecordedBus(orbbec_bag))
+
+
+@pytest.fixture
+def host_oak() -> Camera:
+    """A camera as far as depthai's pairing knows."""
+    pytest.importorskip("depthai")
+    from edge_ad.cameras.oak import OakCamera, OakOptions
+    from tests.cameras.host_oak import HostOak, steady
+
+    options = OakOptions.model_validate({"size": "32x24", "fps": 50})
+    return OakCamera(options=options, open_link=HostOak(lambda: steady(1000)))
+
+
 DRIVERS: dict[str, Callable[[Request], Camera]] = {
     "realsense": lambda request: request.getfixturevalue("attached_realsense"),
     "realsense-file": lambda request: camera_from_uri(f"realsense://{request.getfixturevalue('recording')}"),
+    "realsense-file-repeated": lambda request: camera_from_uri(
+        f"realsense://{request.getfixturevalue('recording')}?repeat=1"
+    ),
     "folder": lambda request: camera_from_uri(f"folder://{request.getfixturevalue('captures')}"),
     "replay": lambda request: camera_from_uri(f"replay://{request.getfixturevalue('captures')}"),
     "genicam": lambda request: camera_from_uri(f"genicam://1?cti={request.getfixturevalue('producer')}"),
+    "orbbec": lambda request: request.getfixturevalue("attached_orbbec"),
     "orbbec-file": lambda request: camera_from_uri(f"orbbec://{request.getfixturevalue('orbbec_bag')}"),
+    "oak": lambda request: request.getfixturevalue("host_oak"),
     "v4l2": lambda request: request.getfixturevalue("film_camera"),
+    "replay-clouds": lambda request: camera_from_uri(f"replay://{request.getfixturevalue('clouds')}?fps=100"),
     "synthetic": lambda request: camera_from_uri("synthetic://?size=64&pool=2"),
+    "synthetic-wide": lambda request: camera_from_uri("synthetic://?width=96&height=72&pool=2"),
+    "synthetic-faulty": lambda request: camera_from_uri(
+        "synthetic://?size=64&pool=2&fps=100&junk_rate=0.5&stall_every_s=0.2&stall_s=0.1"
+    ),
+    "synthetic-triggered": lambda request: camera_from_uri("synthetic://?size=64&pool=2&trigger=1"),
 }
 
 
@@ -57,6 +88,8 @@ def camera(request: Request) -> Iterator[Camera]:
 
 
 def read_frame(camera: Camera) -> Frame:
+    if camera.caps.software_trigger:
+        camera.trigger()
     frame = camera.read(2.0)
     assert isinstance(frame, Frame)
     return frame

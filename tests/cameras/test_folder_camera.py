@@ -4,7 +4,6 @@ import shutil
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -13,8 +12,8 @@ from edge_ad.cameras import camera_from_uri
 from edge_ad.cameras.folder import FolderCamera
 from edge_ad.data.mvtec3d import open_mvtec3d
 from edge_ad.errors import CameraError, ConfigError, DataError
-from edge_ad.types import Float32Array, Frame, ReadStatus
-from tests.cameras.conftest import CAMERA, CAPTURES, make_capture
+from edge_ad.types import Frame, ReadStatus
+from tests.cameras.conftest import CAMERA, CAPTURES, make_capture, write_clouds
 
 
 def read_all(camera: FolderCamera) -> list[Frame]:
@@ -113,22 +112,6 @@ def test_missing_intrinsics_are_said(captures: Path) -> None:
     assert "intrinsics.json is missing" in camera.open().warnings[0]
     frame = camera.read(0)
     assert isinstance(frame, Frame) and frame.intrinsics is None
-
-
-def write_clouds(folder: Path, captures: int) -> list[Float32Array]:
-    """MVTec 3D-AD's layout: a wavy surface with a hole, as ``CAMERA`` sees it."""
-    rows, columns = np.mgrid[: CAMERA.height_px, : CAMERA.width_px]
-    clouds = []
-    for kind in ("rgb", "xyz"):
-        (folder / kind).mkdir(parents=True)
-    for number in range(captures):
-        z = 0.5 + 0.02 * np.sin(columns / 5 + number)
-        cloud = np.dstack([(columns - CAMERA.cx) * z / CAMERA.fx, (rows - CAMERA.cy) * z / CAMERA.fy, z])
-        cloud[3:6, 4:9] = 0
-        clouds.append(cloud.astype(np.float32))
-        tifffile.imwrite(folder / f"xyz/{number:03d}.tiff", clouds[-1], photometric="minisblack")
-        cv2.imwrite(str(folder / f"rgb/{number:03d}.png"), np.asarray(make_capture(number).rgb))
-    return clouds
 
 
 @pytest.mark.parametrize("scheme", ["folder", "replay"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -203,15 +204,32 @@ def test_a_lock_of_what_is_not_there_is_a_warning() -> None:
         assert info.details["depth_gain"] == "16 (locked)"
 
 
+def seen_by(device: SoftwareRealSense, found: int, per_unit: float) -> Callable[[int], tuple[AnyArray, AnyArray]]:
+    """A sensor that keeps for itself that its automatic has found the exposure ``found``."""
+
+    def images(number: int) -> tuple[AnyArray, AnyArray]:
+        depth, color = steady(number)
+        exposure = found if device.option("color", "enable_auto_exposure") else device.option("color", "exposure")
+        return depth, np.full_like(color, min(round(per_unit * exposure), 255))
+
+    return images
+
+
+def test_a_lock_finds_an_exposure_that_the_camera_does_not_tell() -> None:
+    device = SoftwareRealSense.adjustable()  # its option says 156
+    with device.sending(seen_by(device, found=40, per_unit=3)), opened(locking(device)) as info:
+        assert info.warnings == ()
+        locked_us = float(info.details["exposure_us"].removesuffix(" (locked)"))
+    assert locked_us == 100 * device.option("color", "exposure") == pytest.approx(4000, abs=70)
+    assert not device.option("color", "enable_auto_exposure")
+
+
 def test_a_lock_that_changes_the_picture_is_a_warning() -> None:
     device = SoftwareRealSense.adjustable()
-
-    def darker_once_locked(number: int) -> tuple[AnyArray, AnyArray]:
-        depth, color = steady(number)
-        return depth, color if device.option("color", "enable_auto_exposure") else color // 2
-
-    with device.sending(darker_once_locked), opened(locking(device)) as info:
-        assert "went from 90 to 45 of 255" in info.warnings[0]
+    # As bright as it was it could only be with less than 30 frames a second.
+    with device.sending(seen_by(device, found=1000, per_unit=0.2)), opened(locking(device)) as info:
+        assert "went from 200 to 6" in info.warnings[0]
+        assert float(info.details["exposure_us"].removesuffix(" (locked)")) <= 1e6 / 30
 
 
 # --- what it tells
@@ -237,6 +255,18 @@ def test_a_frame_carries_what_its_images_tell_and_no_more() -> None:
         "temperature_c": 41,
     }
     assert frame.skew_ms == pytest.approx(4.5)
+
+
+def test_where_one_sensor_makes_both_images_its_exposure_is_in_microseconds() -> None:
+    device = SoftwareRealSense(one_sensor=True, depth_options=DEPTH_OPTIONS)  # as a D405 is made
+    camera = cold(device)
+    with opened(camera):
+        device.tell("depth", actual_exposure=8500)
+        device.push(1)
+        metadata = read_frame(camera).metadata
+        camera.set(exposure_us=1234)
+    assert metadata["exposure_us"] == metadata["depth_exposure_us"] == 8500
+    assert device.option("depth", "exposure") == 1234
 
 
 def test_health_names_the_hottest_sensor_and_what_was_lost() -> None:
