@@ -135,7 +135,7 @@ class _Capture:
         if not self._free:
             self._channel.send("dropped")
             return
-        slot = self._free.popleft()
+        slot = self._free.pop()  # the one used last, which the processor's caches may still hold
         try:
             layout = self._ring.write(slot, images_of(frame))
         except EdgeAdError as error:

@@ -46,7 +46,7 @@ class IsolatedCamera(CameraDriver):
     """Runs the camera of a URI in a new process, and gives what that one gives.
 
     A process that dies or hangs ends in DISCONNECTED, and the next ``open`` starts a new one. The frames
-    come through shared memory; each is copied once out of it, so it owns its memory.
+    come through shared memory, where each stays while it, or a view of it, is in use; when too many are, it is copied.
 
     Args:
         uri: of the camera.
@@ -100,8 +100,8 @@ class IsolatedCamera(CameraDriver):
             raise CameraError(
                 f"the process of camera {self._uri} ended while it opened", why=why, remedy="run: edge-ad doctor"
             ) from error
-        while self._pending:  # of the stream before
-            self._release(self._pending.popleft())
+        self._give_back(*(message["slot"] for message in self._pending if message["kind"] == "frame"))
+        self._pending.clear()  # of the stream before
         return self.info
 
     def read(self, timeout_s: float) -> Frame | ReadStatus:
@@ -119,6 +119,7 @@ class IsolatedCamera(CameraDriver):
         deadline_s = now_s + timeout_s
         if now_s - self._left_s > HANG_S / 2:
             self._heard_s = now_s  # nobody listened
+        self._give_back()
         try:
             while True:
                 message = self._pending.popleft() if self._pending else self._receive(deadline_s - time.monotonic())
@@ -251,8 +252,7 @@ class IsolatedCamera(CameraDriver):
         kind = message["kind"]
         if kind == "frame":
             assert self._ring is not None
-            images = self._ring.read(message["slot"], message["layout"])
-            self._release(message)
+            images = self._ring.take(message["slot"], message["layout"])
             return frame_from(message["fields"], images)
         if kind == "failed":
             raise error_from(message)
@@ -265,9 +265,12 @@ class IsolatedCamera(CameraDriver):
             return self._end
         return None
 
-    def _release(self, message: Message) -> None:
-        if message["kind"] == "frame" and self._channel is not None:
-            self._channel.send("free", slot=message["slot"])
+    def _give_back(self, *slots: int) -> None:
+        """Gives slots back to the process, and those that were taken and are in use no more."""
+        if self._channel is not None and self._ring is not None:
+            with contextlib.suppress(EOFError):  # which receiving tells, after what was sent before
+                for slot in (*slots, *self._ring.freed()):
+                    self._channel.send("free", slot=slot)
 
     def _died(self) -> str:
         """Notes that the process ended by itself; what with."""
