@@ -92,6 +92,7 @@ HEADINGS = {
     "cpu_without_model": "without model",
     "judged": "judged",
     "missed": "missed",
+    "written": "written",
 }
 
 

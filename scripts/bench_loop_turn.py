@@ -68,6 +68,7 @@ class Figures(BaseModel):
         outside_ms: CPU time of the judging thread outside the model, per frame.
         cpu: cores used, all processes; cpu_without_model: the same less the judging thread's in the model.
         judged, missed: frames in the time measured.
+        written: inspections that the sink took in that time.
     """
 
     age_p50_ms: float
@@ -79,6 +80,7 @@ class Figures(BaseModel):
     cpu_without_model: float
     judged: int
     missed: int
+    written: int
 
 
 class Meter:
@@ -93,6 +95,7 @@ class Meter:
         self._predicts_ms: list[float] = []
         self._hand_overs_ms: list[float] = []
         self._numbers: list[int] = []
+        self._written = 0
         self._model_cpu_s = 0.0
         self.figures: Figures | None = None
 
@@ -117,7 +120,7 @@ class Meter:
                 for values in (self._ages_ms, self._predicts_ms, self._hand_overs_ms, self._numbers):
                     values.clear()
                 self._numbers.append(frame.sequence)
-                self._model_cpu_s = 0.0
+                self._model_cpu_s, self._written = 0.0, 0
                 self._begun = (now_s, time.thread_time(), _cpu_s())
             return
         self._ages_ms.append(now_s * 1000 - frame.timestamp_ns / 1e6)
@@ -129,6 +132,7 @@ class Meter:
     def write(self, inspection: Inspection) -> None:
         """The sink."""
         time.sleep(self._turn.sink_ms / 1000)
+        self._written += 1
 
     def close(self) -> None:
         """Of the sink: nothing to do."""
@@ -148,6 +152,7 @@ class Meter:
             cpu_without_model=cpu - self._model_cpu_s / seconds,
             judged=judged,
             missed=self._numbers[-1] - self._numbers[0] - judged,
+            written=self._written,
         )
 
 

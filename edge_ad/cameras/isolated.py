@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import subprocess
 import sys
@@ -13,8 +12,9 @@ from typing import Any
 
 from edge_ad.cameras import CAMERAS, camera_from_uri
 from edge_ad.cameras.base import CameraDriver
+from edge_ad.cameras.capture_process import command_line
 from edge_ad.cameras.messages import error_from, frame_from, health_from, info_from
-from edge_ad.cameras.ring import SLOT_BYTES, SLOTS, Channel, Message, Ring
+from edge_ad.cameras.ring import Channel, Message, Ring
 from edge_ad.errors import CameraError
 from edge_ad.types import CameraHealth, CameraInfo, Frame, ReadStatus
 
@@ -30,11 +30,6 @@ MOST_STARTS = 5
 """So many processes at most are started"""
 STARTS_WITHIN_S = 60.0
 """within so long: a driver that crashes at once must not keep the box busy."""
-
-_CHILD = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from edge_ad.cameras.capture_process import main; main(*map(int, sys.argv[2:]))"
-)
 
 
 def can_isolate() -> bool:
@@ -195,11 +190,9 @@ class IsolatedCamera(CameraDriver):
         ring = Ring.create()
         ours, theirs = Channel.pair()
         with theirs:
-            descriptors = (theirs.fileno(), ring.descriptor)
-            numbers = map(str, (*descriptors, SLOTS, SLOT_BYTES))
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _CHILD, json.dumps(sys.path), *numbers],
-                pass_fds=descriptors,
+                command_line(theirs.fileno(), ring),
+                pass_fds=(theirs.fileno(), ring.descriptor),
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # SDKs print; standard output may be the results'
             )
