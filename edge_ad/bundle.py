@@ -2,6 +2,7 @@
 
     manifest.json        what the model is, how frames feed it, the sha256 of every other file
     thresholds.json      decision thresholds per operating mode
+    reference.json       what good frames were like, for drift; bundles of older versions lack it
     golden.safetensors   inputs and the outputs that PyTorch gave for them
     model.onnx           the whole inspection as one graph
     model_MODE.onnx      the same with fewer sensors, with golden_MODE.safetensors
@@ -22,6 +23,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from edge_ad.drift.reference import Reference
 from edge_ad.errors import BundleError, ModelError
 from edge_ad.files import not_written, write_bytes
 from edge_ad.settings import Settings, validated
@@ -31,6 +33,7 @@ MANIFEST = "manifest.json"
 THRESHOLDS = "thresholds.json"
 NEXT_THRESHOLDS = "thresholds.next.json"
 GOLDEN = "golden.safetensors"
+REFERENCE = "reference.json"
 MODEL = "model.onnx"
 EMBEDDING = "embedding.onnx"
 WEIGHTS = "weights.safetensors"
@@ -83,6 +86,24 @@ class InputSpec(Settings):
     intrinsics: Intrinsics | None
 
 
+class RigReference(Settings):
+    """The rig that a model was trained for, as far as a run must know it again.
+
+    Attributes:
+        sha256: of the rig's record.
+        serial: of its camera.
+        frame_size_px: (height, width) of its frames.
+        intrinsics: of its frames.
+        plane: (α, β, γ) of its table in 1/m, see ``edge_ad.geometry.fit_plane``.
+    """
+
+    sha256: str
+    serial: str
+    frame_size_px: tuple[int, int]
+    intrinsics: Intrinsics
+    plane: tuple[float, float, float]
+
+
 class TrainingData(Settings):
     """Where the model's knowledge of good parts came from; the digests are over the frames' pixels.
 
@@ -92,6 +113,7 @@ class TrainingData(Settings):
         validation_frames: and how many set the scale of its scores.
         sha256: over all of them, in this order.
         frames: the digest of each, see ``edge_ad.data.digest.frame_digest``.
+        rig: that they were captured on; None where it was not measured.
     """
 
     category: str
@@ -99,6 +121,7 @@ class TrainingData(Settings):
     validation_frames: int
     sha256: str
     frames: tuple[str, ...] = ()
+    rig: RigReference | None = None
 
 
 class ModeInfo(Settings):
@@ -138,7 +161,13 @@ class Manifest(Settings):
 
     def content_digest(self) -> str:
         """sha256 (hex) over all of the manifest but ``sha256`` itself."""
-        return _digest_of(self.model_dump(mode="json", exclude={"sha256"}))
+        return self.digest({"sha256": True})
+
+    def digest(self, without: Mapping[str, Any]) -> str:
+        """sha256 (hex) over the manifest without some of its fields."""
+        # Without a rig there is no such field: manifests of earlier versions keep their digests.
+        unsaid = {"training_data": {"rig"}} if self.training_data.rig is None else {}
+        return _digest_of(self.model_dump(mode="json", exclude={**without, **unsaid}))
 
     def sealed(self) -> Manifest:
         """The manifest with its own digest, as ``read_bundle`` wants it."""
@@ -210,6 +239,17 @@ class Bundle:
             raise BundleError(f"{path} has changed since it was opened", remedy=again)
         return content
 
+    def reference(self) -> Reference | None:
+        """What good frames were like in training; None where an older version made the bundle.
+
+        Raises:
+            BundleError: it has changed since the bundle was opened, or cannot be read.
+        """
+        if REFERENCE not in self.manifest.files:
+            return None
+        source = str(self.directory / REFERENCE)
+        return validated(Reference, self.content(REFERENCE), source, BundleError, "export the bundle again")
+
     def model(self, mode: str = FULL) -> bytes:
         """The graph of an operating mode as one ONNX file that holds its weights.
 
@@ -239,7 +279,7 @@ class Bundle:
     @property
     def digest(self) -> str:
         """sha256 (hex) over the manifest and so over all files but the thresholds, which may change."""
-        return _digest_of(self.manifest.model_dump(mode="json", exclude={"sha256": True, "files": {THRESHOLDS}}))
+        return self.manifest.digest({"sha256": True, "files": {THRESHOLDS}})
 
 
 def mode_of(manifest: Manifest, name: str, source: str) -> ModeInfo:

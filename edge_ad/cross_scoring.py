@@ -124,7 +124,8 @@ def cross_scores(
             progress(index, stage)
 
         try:
-            train(fold, record.training, place, weights_path=weights_path, resume=True, progress=told)
+            rig = record.data.rig
+            train(fold, record.training, place, weights_path=weights_path, rig=rig, resume=True, progress=told)
         except CheckpointError as error:
             raise CheckpointError(error.what, why=error.why, remedy=f"remove {directory}") from error
         for mode, values in _scores(place, fold.held_out, modes).items():

@@ -4,6 +4,7 @@
     model.plan           for TensorRT, or model.onnx for ONNX Runtime and OpenVINO
     manifest.json        of the bundle
     thresholds.json      of the bundle
+    reference.json       of the bundle, if it has one
     golden.safetensors   of the bundle: what the engine must answer
 
 Nothing is deserialized before signature, digests, hardware and versions have been checked, and no engine
@@ -29,6 +30,7 @@ from edge_ad.bundle import (
     FULL,
     GOLDEN,
     MANIFEST,
+    REFERENCE,
     THRESHOLDS,
     Bundle,
     FileDigest,
@@ -37,6 +39,7 @@ from edge_ad.bundle import (
     bytes_digest,
     golden_name,
 )
+from edge_ad.drift.reference import Reference
 from edge_ad.errors import EngineError
 from edge_ad.files import locked, replace_directory, write_bytes
 from edge_ad.quantization.gate import GateReport
@@ -183,6 +186,7 @@ class Engine:
     manifest: EngineManifest
     bundle_manifest: Manifest
     thresholds: Thresholds
+    reference: Reference | None
 
 
 def read_engine(directory: Path) -> Engine:
@@ -248,6 +252,7 @@ def box_differences(manifest: EngineKey) -> list[str]:
 def contents_of(bundle: Bundle, mode: str, payload_name: str, payload: bytes) -> dict[str, bytes]:
     """The files of an engine by name: what the box needs of the bundle, and the payload."""
     names = {MANIFEST: MANIFEST, THRESHOLDS: THRESHOLDS, golden_name(mode): GOLDEN}
+    names |= {REFERENCE: REFERENCE} if REFERENCE in bundle.manifest.files else {}
     return {name: bundle.content(source) for source, name in names.items()} | {payload_name: payload}
 
 
@@ -309,7 +314,8 @@ def checked_engine(directory: Path) -> tuple[Engine, bytes]:
         )
     payload_name = backend_class(manifest.backend).payload_name
     contents = {}
-    for name in (payload_name, MANIFEST, THRESHOLDS, GOLDEN):
+    optional = (REFERENCE,) if REFERENCE in manifest.files else ()
+    for name in (payload_name, MANIFEST, THRESHOLDS, GOLDEN, *optional):
         contents[name] = _bytes(directory / name, again)
         if bytes_digest(contents[name]) != manifest.files.get(name):
             raise EngineError(
@@ -322,7 +328,10 @@ def checked_engine(directory: Path) -> tuple[Engine, bytes]:
         raise EngineError(
             f"{directory} was built from another bundle", why=f"the digests in {MANIFEST} differ", remedy=again
         )
-    return Engine(directory, manifest, bundle_manifest, thresholds), contents[payload_name]
+    reference = None
+    if optional:
+        reference = validated(Reference, contents[REFERENCE], str(directory / REFERENCE), EngineError, again)
+    return Engine(directory, manifest, bundle_manifest, thresholds, reference), contents[payload_name]
 
 
 def _bytes(path: Path, remedy: str) -> bytes:

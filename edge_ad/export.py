@@ -23,6 +23,7 @@ from edge_ad import __version__
 from edge_ad.backends.torch import tensor_specs
 from edge_ad.bundle import (
     MANIFEST,
+    REFERENCE,
     THRESHOLDS,
     WEIGHTS,
     Bundle,
@@ -158,6 +159,9 @@ def export_bundle(
             for mode in detector.method.modes:
                 _write_golden(fresh / golden_name(mode), detector.operating(mode).eval(), golden)
             (fresh / THRESHOLDS).write_text(record.thresholds.model_dump_json(indent=1))
+            reference = record.reference()
+            if reference is not None:
+                (fresh / REFERENCE).write_text(reference.model_dump_json(indent=1))
             manifest = _manifest(detector, record, fresh, metrics or {}, differences)
             (fresh / MANIFEST).write_text(manifest.model_dump_json(indent=1))
             replace_directory(fresh, directory)

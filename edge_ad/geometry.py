@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.types import Float32Array, Intrinsics
+from edge_ad.types import BoolArray, Float32Array, Intrinsics
 
 BORDER_SHARE = 0.06
 """Width of the frame's border in which the plane is looked for, as a share of its side."""
@@ -17,28 +17,28 @@ MIN_COVERAGE = 0.6
 Plane = tuple[float, float, float]
 
 
-def fit_plane(depths_m: Sequence[Float32Array], intrinsics: Intrinsics, tolerance_m: float) -> Plane | None:
+def fit_plane(
+    depths_m: Sequence[Float32Array], intrinsics: Intrinsics, tolerance_m: float, region: BoolArray | None = None
+) -> Plane | None:
     """Fits the plane around the part by reweighted least squares in inverse depth.
 
     On a plane 1/z = α·x/z + β·y/z + γ is linear, with unit normal (α, β, γ)·d at distance d = 1/‖(α, β, γ)‖.
-    The fit sees only a border around the image, as the part is in its middle.
+    By default the fit sees only a border around the image, as the part is in its middle.
 
     Args:
         depths_m: depth of some good frames, float32 (H, W) in metres, 0 without return.
         intrinsics: of those frames.
         tolerance_m: how far from the plane its surface may be.
+        region: bool (H, W), where to look instead of the border.
 
     Returns:
         (α, β, γ) in 1/m, or None where there is no plane: too little of the border returns depth, or
         less than half of it lies on one plane.
     """
     inverse = _median_inverse_depth(depths_m)
-    height, width = inverse.shape
-    margin = max(1, round(BORDER_SHARE * min(height, width)))
-    border = np.ones((height, width), bool)
-    border[margin:-margin, margin:-margin] = False
-    seen = border & (inverse > 0)
-    if seen.sum() < MIN_COVERAGE * border.sum():
+    region = border_of(inverse.shape) if region is None else region
+    seen = region & (inverse > 0)
+    if seen.sum() < max(3, MIN_COVERAGE * region.sum()):
         return None
     v, u = np.nonzero(seen)
     rays = np.stack([(u - intrinsics.cx) / intrinsics.fx, (v - intrinsics.cy) / intrinsics.fy, np.ones(len(u))], axis=1)
@@ -54,6 +54,14 @@ def fit_plane(depths_m: Sequence[Float32Array], intrinsics: Intrinsics, toleranc
         return None
     alpha, beta, gamma = (float(value) for value in plane)
     return alpha, beta, gamma
+
+
+def border_of(shape: tuple[int, ...]) -> BoolArray:
+    """Where a frame of ``shape`` (H, W) is its border, bool (H, W)."""
+    margin = max(1, round(BORDER_SHARE * min(shape)))
+    border = np.ones(shape, np.bool_)
+    border[margin:-margin, margin:-margin] = False
+    return border
 
 
 def _median_inverse_depth(depths_m: Sequence[Float32Array]) -> NDArray[np.float64]:

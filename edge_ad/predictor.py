@@ -18,11 +18,13 @@ from edge_ad.bundle import (
     THREE_D_ONLY,
     InputSpec,
     Manifest,
+    RigReference,
     Thresholds,
     golden_name,
     model_name,
     read_bundle,
 )
+from edge_ad.drift.reference import Reference
 from edge_ad.engine import ENGINE, load_engine
 from edge_ad.errors import BundleError, DataError
 from edge_ad.extras import require
@@ -41,6 +43,8 @@ class Predictor:
         model_id: digest of the bundle, or of the checkpoint.
         description: one line for people.
         mode: the operating mode.
+        reference: what good frames were like in training; None where an older version made the model.
+        rig: that it was trained for, where it is known.
     """
 
     backend: Backend
@@ -49,6 +53,8 @@ class Predictor:
     model_id: str
     description: str
     mode: str = FULL
+    reference: Reference | None = None
+    rig: RigReference | None = None
 
     def __call__(self, frame: Frame) -> AnomalyResult:
         """Judges one frame.
@@ -138,7 +144,8 @@ def open_predictor(model: str | Path, mode: str | None = None) -> Predictor:
         built = engine.manifest
         described = _described(engine.bundle_manifest, built.mode, f"{built.backend} {built.precision}")
         spec = engine.bundle_manifest.input
-        return Predictor(backend, spec, engine.thresholds, built.bundle_digest, described, built.mode)
+        known = (engine.thresholds, built.bundle_digest, described, built.mode, engine.reference)
+        return Predictor(backend, spec, *known, engine.bundle_manifest.training_data.rig)
     if path.suffix == ".onnx" and (path.parent / MANIFEST).is_file():
         graphs = {model_name(name): name for name in read_bundle(path.parent).manifest.modes}
         if path.name in graphs:
@@ -146,16 +153,18 @@ def open_predictor(model: str | Path, mode: str | None = None) -> Predictor:
     mode = mode or FULL
     if (directory / MANIFEST).is_file():
         bundle = read_bundle(directory)
+        reference = bundle.reference()
         backend = OnnxRuntimeBackend.open(bundle.model(mode), source=str(bundle.directory / model_name(mode)))
         check_golden(backend, bundle.directory / golden_name(mode), "fp32")
         described = _described(bundle.manifest, mode, "onnx")
-        return Predictor(backend, bundle.manifest.input, bundle.thresholds, bundle.digest, described, mode)
+        known = (bundle.thresholds, bundle.digest, described, mode, reference)
+        return Predictor(backend, bundle.manifest.input, *known, bundle.manifest.training_data.rig)
     if path.suffix == ".safetensors" or (path / "checkpoint.safetensors").is_file():
         require("torch", extra="train")
         from edge_ad.backends.torch import open_checkpoint
 
-        backend, spec, thresholds, model_id, described = open_checkpoint(path, mode)
-        return Predictor(backend, spec, thresholds, model_id, described, mode)
+        backend, spec, thresholds, model_id, described, reference = open_checkpoint(path, mode)
+        return Predictor(backend, spec, thresholds, model_id, described, mode, reference)
     raise DataError(
         f"{path} is no model",
         why="it is not there" if not path.exists() else f"it holds neither {ENGINE} nor {MANIFEST} nor a checkpoint",
@@ -166,7 +175,8 @@ def open_predictor(model: str | Path, mode: str | None = None) -> Predictor:
 def _served(uri: ServedModelUri, mode: str | None) -> Predictor:
     backend, bundle, mode = open_served(uri, mode)
     described = _described(bundle.manifest, mode, f"{backend.name} {uri.precision}")
-    return Predictor(backend, bundle.manifest.input, bundle.thresholds, bundle.digest, described, mode)
+    known = (bundle.thresholds, bundle.digest, described, mode, bundle.reference())
+    return Predictor(backend, bundle.manifest.input, *known, bundle.manifest.training_data.rig)
 
 
 def _described(manifest: Manifest, mode: str, runtime: str) -> str:

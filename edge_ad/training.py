@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 import edge_ad
-from edge_ad.bundle import Thresholds, TrainingData
+from edge_ad.bundle import RigReference, Thresholds, TrainingData
 from edge_ad.config import MACHINE_SETTINGS, MethodConfig, TrainConfig
 from edge_ad.data.digest import frame_digest, frames_digest
+from edge_ad.drift.reference import measured_images
 from edge_ad.errors import CheckpointError, ConfigError, OutputError
 from edge_ad.feature_cache import FeatureCache, Maps
 from edge_ad.head_statistics import learn_head
@@ -39,6 +40,7 @@ from edge_ad.thresholding import threshold_from_scores
 from edge_ad.training_data import (
     Category,
     Inputs,
+    check_rig,
     golden_samples,
     good_frames,
     input_spec,
@@ -64,6 +66,7 @@ def train(
     run_dir: Path,
     *,
     weights_path: Path | None = None,
+    rig: RigReference | None = None,
     resume: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> CheckpointRecord:
@@ -77,6 +80,7 @@ def train(
         config: the run's settings.
         run_dir: where the checkpoint goes.
         weights_path: of the teacher; by default its published weights.
+        rig: that the frames were captured on, whose plane is then not looked for in them.
         resume: go on from the checkpoint in ``run_dir`` if there is one.
         progress: called after every step; a ``KeyboardInterrupt`` that it raises leaves a checkpoint of this step.
 
@@ -84,14 +88,14 @@ def train(
         The finished checkpoint's record.
 
     Raises:
-        DataError: frames are missing or do not fit together.
+        DataError: frames are missing or do not fit together, or are not of the rig.
         ConfigError: there is no such backbone, or a setting does not fit the data.
         WeightsError: the teacher's weights cannot be had.
         CheckpointError: there is a checkpoint already and ``resume`` is False, or it is of another run.
         OutputError: a checkpoint cannot be written.
     """
     with joined(config.batch_size) as processes:
-        return _train(dataset, config, run_dir, weights_path, resume, progress, processes)
+        return _train(dataset, config, run_dir, weights_path, rig, resume, progress, processes)
 
 
 def _train(
@@ -99,6 +103,7 @@ def _train(
     config: TrainConfig,
     run_dir: Path,
     weights_path: Path | None,
+    rig: RigReference | None,
     resume: bool,
     progress: Callable[[Progress], None],
     processes: Processes,
@@ -119,11 +124,16 @@ def _train(
         validation_frames=len(validation_frames),
         sha256=frames_digest([*train_frames, *validation_frames]),
         frames=tuple(frame_digest(item) for item in (*train_frames, *validation_frames)),
+        rig=rig,
     )
-    spec = input_spec(train_frames, dataset.intrinsics, config)
+    intrinsics = dataset.intrinsics if rig is None else dataset.intrinsics or rig.intrinsics
+    spec = input_spec(train_frames, intrinsics, config)
+    if rig is not None:
+        check_rig(spec, rig)
     names = config.preprocess.input_names
     inputs, validation = (stacked_inputs(frames, spec, names) for frames in (train_frames, validation_frames))
-    geometry = learn_geometry(train_frames, inputs, spec, config.preprocess)
+    geometry = learn_geometry(train_frames, inputs, spec, config.preprocess, rig)
+    images = measured_images((item.frame for item in (*train_frames, *validation_frames)), spec.roi)
     del train_frames, validation_frames
     torch.manual_seed(config.seed)
     teacher = load_teacher(config.backbone, weights_path)
@@ -136,7 +146,7 @@ def _train(
     processes.wait()
     trainer.run()
     if processes.first:
-        trainer.finish(validation)
+        trainer.finish(validation, images)
     processes.wait()
     return read_checkpoint(path)[0]
 
@@ -221,7 +231,7 @@ class _Trainer:
                 pause = max(pause, 10 * (saved - before)) if pause else 0.0
         whole_batch_norm(self.detector.method, on=False)
 
-    def finish(self, validation: Inputs) -> None:
+    def finish(self, validation: Inputs, images: dict[str, tuple[float, ...]]) -> None:
         """The method's last touch, map statistics and scores of the validation frames, final file."""
         self.progress(Progress("measuring good frames", 0, 1))
         detector = self.detector
@@ -230,7 +240,7 @@ class _Trainer:
         detector.eval()
         scores = {mode: learn_head(detector, mode, validation) for mode in detector.method.modes}
         thresholds = Thresholds(modes={mode: threshold_from_scores(values) for mode, values in scores.items()})
-        record = self._record(finished=True, scores=scores, thresholds=thresholds)
+        record = self._record(finished=True, scores=scores, thresholds=thresholds, images=images)
         golden = {f"{GOLDEN_PREFIX}{name}": x for name, x in golden_samples(validation).items()}
         write_checkpoint(self.path, record, {**detector.state_dict(), **golden})
 
@@ -322,6 +332,7 @@ class _Trainer:
         finished: bool,
         scores: dict[str, tuple[float, ...]] | None = None,
         thresholds: Thresholds | None = None,
+        images: dict[str, tuple[float, ...]] | None = None,
     ) -> CheckpointRecord:
         return CheckpointRecord(
             detector=self.detector.config,
@@ -331,6 +342,7 @@ class _Trainer:
             finished=finished,
             validation_scores=scores or {},
             thresholds=thresholds or Thresholds(modes={}),
+            images=images or {},
         )
 
     def _save(self) -> None:

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edge_ad.bundle import InputSpec
+from edge_ad.bundle import InputSpec, RigReference
 from edge_ad.config import PreprocessConfig, TrainConfig
 from edge_ad.errors import ConfigError, DataError
 from edge_ad.feeds import feeds_from_frame
 from edge_ad.geometry import fit_plane
 from edge_ad.models.backbones import BACKBONES
 from edge_ad.models.preprocess import MOSTLY, GeometryStatistics, Preprocess
+from edge_ad.rig.identity import same_intrinsics
 from edge_ad.thresholding import MIN_SCORES
 from edge_ad.types import Intrinsics, LabelledFrame, Roi
 
@@ -82,10 +83,35 @@ def _snapped(roi: Roi, size_px: int) -> Roi:
     return Roi(roi.x_px, roi.y_px, width, height)
 
 
+def check_rig(spec: InputSpec, rig: RigReference) -> None:
+    """Refuses a rig that other frames than these come from.
+
+    Raises:
+        DataError: its camera has another frame size or other intrinsics.
+    """
+    remedy = "capture with the rig's camera in the mode of its calibration, or leave out --rig"
+    if spec.frame_size_px != rig.frame_size_px:
+        ours, theirs = (f"{width}×{height} px" for height, width in (spec.frame_size_px, rig.frame_size_px))
+        raise DataError(
+            "the training frames are not of this rig", why=f"they are {ours}, the rig's are {theirs}", remedy=remedy
+        )
+    if spec.intrinsics is not None and not same_intrinsics(spec.intrinsics, rig.intrinsics):
+        raise DataError(
+            "the training frames are not of this rig",
+            why=f"they were taken at a focal length of {spec.intrinsics.fx:.1f} px around column "
+            f"{spec.intrinsics.cx:.1f}, the rig has {rig.intrinsics.fx:.1f} px around {rig.intrinsics.cx:.1f}",
+            remedy=remedy,
+        )
+
+
 def learn_geometry(
-    frames: Sequence[LabelledFrame], inputs: Inputs, spec: InputSpec, config: PreprocessConfig
+    frames: Sequence[LabelledFrame],
+    inputs: Inputs,
+    spec: InputSpec,
+    config: PreprocessConfig,
+    rig: RigReference | None = None,
 ) -> GeometryStatistics:
-    """Finds the plane that parts lie on, if there is one, and the range of their depth or height."""
+    """Finds the plane that parts lie on, the rig's or if there is one, and the range of their depth or height."""
     if "depth" not in inputs:
         return GeometryStatistics()
     some = frames[:: max(1, len(frames) // PLANE_FRAMES)][:PLANE_FRAMES]
@@ -93,7 +119,8 @@ def learn_geometry(
     reference_m = float(np.median(np.concatenate([depth[depth > 0] for depth in depths])))
     plane = None
     if spec.intrinsics is not None and config.background == "auto":
-        plane = fit_plane(depths, spec.intrinsics.cropped(spec.roi), config.foreground_height_m)
+        intrinsics = spec.intrinsics.cropped(spec.roi)
+        plane = fit_plane(depths, intrinsics, config.foreground_height_m) if rig is None else rig.plane
     preprocess = Preprocess(
         config, spec, GeometryStatistics(plane=plane, reference_m=reference_m), BACKBONES["resnet18"]
     )

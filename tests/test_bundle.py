@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from edge_ad.bundle import Bundle, Manifest, file_digest, read_bundle
+from edge_ad.bundle import Bundle, Manifest, RigReference, file_digest, read_bundle
 from edge_ad.errors import BundleError
+from edge_ad.types import Intrinsics
 from tests.factories import make_bundle
 
 
@@ -38,6 +40,34 @@ def test_the_digest_is_of_all_but_the_thresholds(copy: Path, tmp_path: Path) -> 
     assert changed.thresholds.modes["full"].value == 123.0
     assert changed.digest == bundle.digest
     assert make_bundle(tmp_path / "one", seed=1).digest != make_bundle(tmp_path / "two", seed=2).digest
+
+
+RIG = RigReference(
+    sha256="c0ffee",
+    serial="B42",
+    frame_size_px=(64, 64),
+    intrinsics=Intrinsics(60.0, 60.0, 31.5, 31.5, 64, 64),
+    plane=(0.0, 0.01, 2.0),
+)
+
+
+def test_a_bundle_knows_its_rig_and_those_without_keep_the_digests_of_versions_that_knew_none(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    path = bundle.directory / "manifest.json"
+    content = json.loads(path.read_text())
+    del content["training_data"]["rig"]
+    path.write_text(json.dumps(content))
+    assert read_bundle(bundle.directory).digest == bundle.digest
+    digest = content.pop("sha256")
+    assert hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest() == digest
+    data = bundle.manifest.training_data.model_copy(update={"rig": RIG})
+    path.write_text(bundle.manifest.model_copy(update={"training_data": data}).sealed().model_dump_json())
+    known = read_bundle(bundle.directory)
+    assert known.manifest.training_data.rig == RIG
+    assert known.digest != bundle.digest
+    path.write_text(path.read_text().replace("B42", "B43"))
+    with pytest.raises(BundleError, match="was edited"):
+        read_bundle(bundle.directory)
 
 
 def flipped(name: str) -> Callable[[Path], None]:

@@ -59,9 +59,18 @@ def test_readme_names_every_command(name: str) -> None:
 def test_shown_commands_exist_with_their_options(page: str, line: str) -> None:
     words = shlex.split(line)
     assert words[1] in COMMANDS, f"{page} shows {line!r}"
-    options = {option for parameter in parser_of(*words[1:3]).params for option in parameter.opts} | {"--help"}
-    used = {word.split("=")[0] for word in words[2:] if word.startswith("--")}
-    assert used <= options, f"{page} shows {line!r}, which has no {sorted(used - options)}"
+    if "--" in words:
+        # What stands behind it is for the run that a service starts.
+        end = words.index("--")
+        assert unknown_options("run", words=words[end + 1 :]) == set(), f"{page} shows {line!r}"
+        words = words[:end]
+    assert unknown_options(*words[1:3], words=words[2:]) == set(), f"{page} shows {line!r}"
+
+
+def unknown_options(*names: str, words: list[str]) -> set[str]:
+    """Those among ``words`` that the command has not."""
+    options = {option for parameter in parser_of(*names).params for option in parameter.opts} | {"--help"}
+    return {word.split("=")[0] for word in words if word.startswith("--")} - options
 
 
 def test_the_page_of_settings_has_all_of_them_with_their_defaults() -> None:

@@ -70,7 +70,7 @@ def test_a_bundle_has_every_graph(bundle_directory: Path, rd_bundle_directory: P
         assert max(manifest.parity.values()) <= 1e-4
         assert set(manifest.files) == {path.name for path in directory.iterdir()} - {"manifest.json"}
         modes = {f"golden_{name}.safetensors" for name in ("rgb_only", "3d_only") if f"model_{name}" in graphs}
-        others = modes | {"golden.safetensors", "thresholds.json", "weights.safetensors"}
+        others = modes | {"golden.safetensors", "reference.json", "thresholds.json", "weights.safetensors"}
         assert set(manifest.files) == {f"{name}.onnx" for name in graphs} | others
 
 

@@ -85,3 +85,15 @@ def a_bowl(generator: np.random.Generator) -> Depths:
 @pytest.mark.parametrize("make", [mostly_nothing, no_background, rubble, a_bowl])
 def test_no_plane_is_no_plane(make: Callable[[np.random.Generator], Depths]) -> None:
     assert fit_plane(make(np.random.default_rng(0)), CAMERA, TOLERANCE_M) is None
+
+
+def test_an_empty_table_is_fitted_where_it_is_told_to() -> None:
+    """Its border is torn away, its middle is whole."""
+    depth = np.zeros((90, 120), np.float32)
+    depth[20:70, 30:90] = depth_of(PLANE)[20:70, 30:90]
+    assert fit_plane([depth], CAMERA, TOLERANCE_M) is None
+    region = np.zeros(depth.shape, np.bool_)
+    region[15:75, 25:95] = True
+    plane = fit_plane([depth], CAMERA, TOLERANCE_M, region)
+    assert plane is not None
+    np.testing.assert_allclose(plane, PLANE, atol=1e-5 * PLANE[2])

@@ -23,13 +23,14 @@ PACKAGE = Path(__file__).parents[1] / "edge_ad"
 
 LAYERS = (
     {"types", "errors"},
-    {"extras", "settings", "files", "alarms"},
+    {"extras", "settings", "files", "alarms", "service", "systemd"},
     {"config"},
     {
         "bundle",
         "onnx_weights",
         "onnx_passes",
         "data",
+        "drift",
         "models",
         "scoring",
         "thresholding",
@@ -43,6 +44,7 @@ LAYERS = (
         "triggers",
         "feeds",
         "geometry",
+        "rig",
         "visualization",
         "published",
     },
@@ -110,6 +112,9 @@ ON_DEMAND = {
 
 VENDORS = {
     "pyrealsense2": {"cameras/realsense_devices.py"},
+    "harvesters": {"cameras/genicam_devices.py"},
+    "genicam": {"cameras/genicam_devices.py"},
+    "pyorbbecsdk": {"cameras/orbbec_devices.py"},
     "ray": {"cluster.py"},
     "sklearn": {"models/cmdiad.py"},
     "tensorrt": {"backends/tensorrt/loader.py"},
@@ -270,6 +275,9 @@ BLOCKED = [
     "onnx",
     "onnxscript",
     "pyrealsense2",
+    "harvesters",
+    "genicam",
+    "pyorbbecsdk",
     "ray",
     "tensorrt",
     "tensorrt_rtx",

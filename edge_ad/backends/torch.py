@@ -10,6 +10,7 @@ import torch
 
 from edge_ad.backends.base import check_feeds
 from edge_ad.bundle import FULL, InputSpec, Thresholds, file_digest, unknown_mode
+from edge_ad.drift.reference import Reference
 from edge_ad.errors import CheckpointError
 from edge_ad.models.checkpoint import checkpoint_path, load_detector
 from edge_ad.models.detector import OperatingMode
@@ -57,7 +58,9 @@ class TorchBackend:
         """Nothing to free that the garbage collector would not."""
 
 
-def open_checkpoint(path: Path, mode: str = FULL) -> tuple[TorchBackend, InputSpec, Thresholds, str, str]:
+def open_checkpoint(
+    path: Path, mode: str = FULL
+) -> tuple[TorchBackend, InputSpec, Thresholds, str, str, Reference | None]:
     """A finished checkpoint, ready to run.
 
     Args:
@@ -65,7 +68,8 @@ def open_checkpoint(path: Path, mode: str = FULL) -> tuple[TorchBackend, InputSp
         mode: the operating mode.
 
     Returns:
-        The backend, how frames feed it, the thresholds, the file's digest, one line for people.
+        The backend, how frames feed it, the thresholds, the file's digest, one line for people, what good frames
+        were like.
 
     Raises:
         CheckpointError: it is missing, damaged or not finished, or its model has no such mode.
@@ -75,4 +79,5 @@ def open_checkpoint(path: Path, mode: str = FULL) -> tuple[TorchBackend, InputSp
         raise unknown_mode(CheckpointError, str(path), mode, detector.method.modes)
     digest = file_digest(checkpoint_path(path)).sha256
     described = f"{record.detector.model} {'+'.join(detector.method.modes[mode])}, torch"
-    return TorchBackend(detector.operating(mode)), record.detector.input, record.thresholds, digest, described
+    backend = TorchBackend(detector.operating(mode))
+    return backend, record.detector.input, record.thresholds, digest, described, record.reference()

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
 
 from edge_ad.cameras.base import CameraDriver
 from edge_ad.cameras.uri import CameraUri
-from edge_ad.data.folder import CAMERA_FILE, CapturePaths, list_captures, read_capture, read_intrinsics
+from edge_ad.data.dataset import paired_files
+from edge_ad.data.folder import CAMERA_FILE, list_captures, read_capture, read_intrinsics
+from edge_ad.data.images import RGB_SUFFIXES, XYZ_SUFFIXES
+from edge_ad.data.mvtec3d import camera_of_captures, read_xyz_capture
 from edge_ad.errors import CameraError, ConfigError
 from edge_ad.settings import Settings
-from edge_ad.types import CameraCaps, CameraInfo, Frame, Intrinsics, ReadStatus
+from edge_ad.types import CameraCaps, CameraInfo, Frame, ReadStatus
 
 
 class FolderOptions(Settings):
@@ -41,6 +46,9 @@ class ReplayOptions(FolderOptions):
 class FolderCamera(CameraDriver):
     """Plays ``DIRECTORY/{rgb,depth}/…`` in the order of the numbers in the file names.
 
+    ``DIRECTORY/{rgb,xyz}/…`` of MVTec 3D-AD does as well: depth is then z, and the camera is estimated from
+    the point clouds where no ``intrinsics.json`` says what it is.
+
     Every capture is delivered, however slowly it is read. One that cannot be read costs one read and
     one number in ``Frame.sequence``; the next read goes on with the next capture.
 
@@ -57,9 +65,7 @@ class FolderCamera(CameraDriver):
         self._directory = directory
         self._period_s = 1 / fps if fps else 0.0
         self._loop, self._live = loop, live
-        self._captures: list[CapturePaths] = []
-        self._intrinsics: Intrinsics | None = None
-        self._depth_unit_m = 1.0
+        self._captures: list[Callable[[], Frame]] = []
         self._next = 0
         self._due_s = 0.0
 
@@ -87,14 +93,8 @@ class FolderCamera(CameraDriver):
             raise CameraError(
                 f"{self._directory} is not a directory", remedy="give the folder that holds rgb/ and depth/"
             )
-        self._intrinsics, self._depth_unit_m = read_intrinsics(self._directory)
-        self._captures = list_captures(self._directory)
+        warnings = self._list_captures()
         self._next, self._due_s = 0, time.monotonic()
-        warnings = []
-        if self._intrinsics is None:
-            warnings.append(f"{self._directory / CAMERA_FILE} is missing: the frames carry no intrinsics")
-        if (self._directory / "xyz").is_dir() and self._captures[0].depth is None:
-            warnings.append(f"{self._directory / 'xyz'} is not read: only rgb/ and depth/ are, so there is no depth")
         self.info = CameraInfo(
             name="replay" if self._live else "folder",
             serial=str(self._directory),
@@ -103,6 +103,23 @@ class FolderCamera(CameraDriver):
             details={"captures": str(len(self._captures))},
         )
         return self.info
+
+    def _list_captures(self) -> list[str]:
+        """Finds what to read; what should be said of it."""
+        intrinsics, depth_unit_m = read_intrinsics(self._directory)
+        if (self._directory / "xyz").is_dir() and not (self._directory / "depth").is_dir():
+            clouds = paired_files(self._directory, {"rgb": RGB_SUFFIXES, "xyz": XYZ_SUFFIXES})
+            camera = intrinsics or camera_of_captures(self._directory)
+            self._captures = [
+                partial(read_xyz_capture, files.get("rgb"), files["xyz"], camera) for files in clouds.values()
+            ]
+            return [] if camera else [f"{self._directory / 'xyz'} is of no pinhole camera: frames carry no intrinsics"]
+        self._captures = [
+            partial(read_capture, capture.rgb, capture.depth, intrinsics, depth_unit_m)
+            for capture in list_captures(self._directory)
+        ]
+        missing = f"{self._directory / CAMERA_FILE} is missing: the frames carry no intrinsics"
+        return [] if intrinsics else [missing]
 
     def read(self, timeout_s: float) -> Frame | ReadStatus:
         """The next capture, once it is due.
@@ -118,8 +135,7 @@ class FolderCamera(CameraDriver):
         if not self._wait_until_due(timeout_s):
             return ReadStatus.TIMEOUT
         sequence, self._next = self._next, self._next + 1
-        capture = self._captures[sequence % len(self._captures)]
-        frame = read_capture(capture.rgb, capture.depth, self._intrinsics, self._depth_unit_m)
+        frame = self._captures[sequence % len(self._captures)]()
         return replace(frame, sequence=sequence, timestamp_ns=time.monotonic_ns())
 
     def _wait_until_due(self, timeout_s: float) -> bool:

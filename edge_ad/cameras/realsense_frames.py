@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import cv2
 import numpy as np
 
+from edge_ad.cameras.realsense_devices import color_exposure_unit_us
+from edge_ad.cameras.realsense_pairing import Pairing
 from edge_ad.errors import CameraError
 from edge_ad.types import Frame, Intrinsics, UInt8Array
 
@@ -21,17 +24,36 @@ RGB_CONVERSIONS = {
 """What OpenCV must do to make RGB of a colour format; yuyv goes through the SDK's own decoder first."""
 
 
+METADATA = (
+    ("color", "exposure_us", ("actual_exposure",)),
+    ("color", "gain", ("gain_level",)),
+    ("color", "white_balance_k", ("white_balance", "manual_white_balance")),
+    ("depth", "depth_exposure_us", ("actual_exposure",)),
+    ("depth", "depth_gain", ("gain_level",)),
+    ("depth", "emitter", ("frame_laser_power_mode", "frame_emitter_mode")),
+    ("depth", "laser_power_mw", ("frame_laser_power",)),
+    ("depth", "temperature_c", ("temperature",)),
+    ("depth", "gpio", ("gpio_input_data",)),
+)
+"""The image that tells, what it is in ``Frame.metadata``, and in the SDK, the first that is there."""
+
+
 class FrameMaker:
     """Makes frames of one started stream, and counts what it refuses.
+
+    Where one stream falls silent and the other goes on, frames with one image follow, as long as that
+    image has a place: registered to colour (``align="color"``) both have, as depth needs only the two
+    cameras' calibration; registered to depth, colour without depth has none, and is refused.
+
+    ``Frame.metadata`` holds what ``METADATA`` names and the camera tells; Linux needs a patched kernel
+    for all of it.
 
     Args:
         sdk: the ``pyrealsense2`` module.
         profile: of the started pipeline.
         source: becomes ``Frame.source``.
         align: the image that keeps its pixels; the other one is resampled to it.
-        dropped: counts by cause: ``sequence_gap`` (depth frames that never arrived), ``incomplete`` (a
-            set without depth or without colour), ``mispaired`` (two captures in one set), ``repeated``
-            (a depth image that was delivered before).
+        dropped: counts by cause, see ``Pairing``.
 
     Raises:
         CameraError: depth or colour come in a format that cannot be used, or cannot be registered.
@@ -40,19 +62,20 @@ class FrameMaker:
     def __init__(self, sdk: Any, profile: Any, source: str, align: str, dropped: Counter[str]) -> None:
         depth = profile.get_stream(sdk.stream.depth).as_video_stream_profile()
         color = profile.get_stream(sdk.stream.color).as_video_stream_profile()
-        self._source = source
-        self._dropped = dropped
+        self._source, self._align_to = source, align
         self._decoder = sdk.yuy_decoder() if color.format() == sdk.format.yuyv else None
         self._rgb_conversion = _rgb_conversion(source, depth, color, decoded=self._decoder is not None)
-        # The SDK pairs images less than half a period apart; when none is that near, it hands out the
-        # last one it had, which shows an earlier part.
-        self._max_skew_ms = 500 / min(depth.fps(), color.fps())
         # Registering what is registered already would only widen edges: the SDK paints rectangles.
         same = _are_registered(source, depth, color)
         self._align = None if same else sdk.align(getattr(sdk.stream, align))
+        alone = ("depth",) if align == "depth" and not same else ("depth", "color")
+        # The SDK pairs images less than half a period apart; when none is that near, it hands out the
+        # last one it had, which shows an earlier part.
+        self.pairing = Pairing(500 / min(depth.fps(), color.fps()), alone, dropped)
         self._intrinsics = _intrinsics(color if align == "color" else depth)
-        self._seen: int | None = None
-        self._delivered: int | None = None
+        kinds = sdk.frame_metadata_value
+        self._metadata = [(image, name, [getattr(kinds, each) for each in tells]) for image, name, tells in METADATA]
+        self._color_exposure_us = color_exposure_unit_us(sdk, profile.get_device())
         self.details = {"depth": _mode(depth), "color": _mode(color), "align": "registered" if same else align}
 
     def frame(self, images: Any) -> Frame | None:
@@ -63,39 +86,38 @@ class FrameMaker:
         """
         arrived_ns = time.monotonic_ns()
         depth, color = images.get_depth_frame(), images.get_color_frame()
-        cause = self._refusal(depth, color)
-        if cause:
-            self._dropped[cause] += 1
+        accepted = self.pairing.accept(depth, color)
+        if accepted is None:
             return None
-        if self._decoder is not None:
+        metadata = self._told_by({"depth": depth, "color": color}, accepted.streams)
+        unit_m = round(depth.get_units(), 9)  # float32 in the SDK: 0.0001 would be 0.0000999999975
+        if self._decoder is not None and "color" in accepted.streams:
             images = self._decoder.process(images).as_frameset()
-        if self._align is not None:
+        # An image that is moved takes its partner's calibration from the set, even where the partner is an old one.
+        if self._align is not None and tuple(accepted.streams) != (self._align_to,):
             images = self._align.process(images)
         depth, color = images.get_depth_frame(), images.get_color_frame()
         return Frame(
-            rgb=self._rgb(color),
-            depth=np.array(depth.get_data(), dtype=np.uint16, order="C"),
-            depth_unit_m=round(depth.get_units(), 9),  # float32 in the SDK: 0.0001 would be 0.0000999999975
+            rgb=self._rgb(color) if "color" in accepted.streams else None,
+            depth=np.array(depth.get_data(), dtype=np.uint16, order="C") if "depth" in accepted.streams else None,
+            depth_unit_m=unit_m,
             intrinsics=self._intrinsics,
             timestamp_ns=arrived_ns,
-            sequence=depth.get_frame_number(),
+            sequence=accepted.sequence,
             source=self._source,
+            skew_ms=accepted.skew_ms,
+            metadata=metadata,
         )
 
-    def _refusal(self, depth: Any, color: Any) -> str:
-        if not depth or not color:
-            return "incomplete"
-        number = depth.get_frame_number()
-        if self._seen is not None and number > self._seen + 1:
-            self._dropped["sequence_gap"] += number - self._seen - 1
-        self._seen = number
-        same_clock = depth.get_frame_timestamp_domain() == color.get_frame_timestamp_domain()
-        if not same_clock or abs(depth.get_timestamp() - color.get_timestamp()) > self._max_skew_ms:
-            return "mispaired"
-        if number == self._delivered:
-            return "repeated"
-        self._delivered = number
-        return ""
+    def _told_by(self, images: Mapping[str, Any], streams: Collection[str]) -> dict[str, float]:
+        told = {}
+        for stream, name, kinds in self._metadata:
+            image = images[stream]
+            kind = next((each for each in kinds if image.supports_frame_metadata(each)), None)
+            if stream in streams and kind is not None:
+                unit = self._color_exposure_us if name == "exposure_us" else 1
+                told[name] = float(image.get_frame_metadata(kind)) * unit
+        return told
 
     def _rgb(self, color: Any) -> UInt8Array:
         image = np.asanyarray(color.get_data())

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import re
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_ad.errors import CameraError, DataError
+from edge_ad.cameras.realsense_devices import stream_sensors
+from edge_ad.cameras.realsense_options import StreamMode
+from edge_ad.errors import CameraError, ConfigError, DataError
 from edge_ad.types import ReadStatus
 
 BUSY = re.compile(r"busy|is streaming|power state", re.IGNORECASE)
@@ -28,27 +29,6 @@ BUSY = re.compile(r"busy|is streaming|power state", re.IGNORECASE)
 
 COMPLETE_WITHIN_S = 1.0
 """Streams do not stop at one instant: the last pair may come this long before a recording's end."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamMode:
-    """Size and rate of one stream; 0 frames per second leaves the rate to the SDK."""
-
-    width_px: int
-    height_px: int
-    fps: int = 0
-
-    @classmethod
-    def parse(cls, text: object) -> StreamMode:
-        """Reads ``848x480`` or ``848x480@30``.
-
-        Raises:
-            ValueError: it is neither.
-        """
-        match = re.fullmatch(r"(\d+)x(\d+)(?:@(\d+))?", str(text))
-        if match is None:
-            raise ValueError("write WIDTHxHEIGHT or WIDTHxHEIGHT@FPS, such as 848x480@30")
-        return cls(*(int(number or 0) for number in match.groups()))
 
 
 class LiveStream:
@@ -60,16 +40,27 @@ class LiveStream:
         serial: of the device.
         depth: mode of the depth stream, None for the camera's default.
         color: mode of the colour stream, None for the camera's default.
+        sync: the device's part among several that expose at once, a value of the SDK's
+            ``inter_cam_sync_mode``; None leaves it.
 
     Raises:
+        ConfigError: the camera has no ``inter_cam_sync_mode``, or not this one.
         CameraError: the camera has no such modes, is in use, or does not start.
     """
 
-    def __init__(self, sdk: Any, context: Any, serial: str, depth: StreamMode | None, color: StreamMode | None) -> None:
-        self._context = context
+    def __init__(
+        self,
+        sdk: Any,
+        context: Any,
+        serial: str,
+        depth: StreamMode | None,
+        color: StreamMode | None,
+        sync: int | None = None,
+    ) -> None:
+        self._context, self._serial = context, serial
         self._pipeline = sdk.pipeline(context)
         self._queue = sdk.frame_queue(1)
-        config = sdk.config()
+        self._config = config = sdk.config()
         config.enable_device(serial)
         for stream, pixels, mode in (
             (sdk.stream.depth, sdk.format.z16, depth),
@@ -83,11 +74,32 @@ class LiveStream:
                 why=f"it has {_modes(sdk, context, serial)}",
                 remedy="choose among these with depth=WIDTHxHEIGHT@FPS&color=WIDTHxHEIGHT@FPS",
             )
-        try:
-            self.profile = self._pipeline.start(config, self._queue)
-        except RuntimeError as error:
-            raise _start_error(serial, error) from error
+        if sync is not None:
+            # Cameras refuse to change it while they stream.
+            _set_sync(sdk, config.resolve(sdk.pipeline_wrapper(self._pipeline)).get_device(), serial, sync)
+        self.profile = self._start()
         self.device = self.profile.get_device()
+
+    def _start(self) -> Any:
+        try:
+            return self._pipeline.start(self._config, self._queue)
+        except RuntimeError as error:
+            raise _start_error(self._serial, error) from error
+
+    def restart(self) -> None:
+        """Stops and starts the streams of the open device, which takes milliseconds.
+
+        Raises:
+            CameraError: the device is gone, or does not start.
+        """
+        if self.is_over():  # starting it would wait 15 s, and hold the GIL
+            raise CameraError(
+                f"camera {self._serial} is not attached any more", remedy="check its cable; open it again"
+            )
+        self._pipeline.stop()
+        while self.wait(0) is not None:
+            pass  # what came before the restart is no new frame
+        self._start()
 
     def wait(self, timeout_ms: int) -> Any | None:
         """The newest set not yet taken, or None when none came in time."""
@@ -120,12 +132,16 @@ class RecordingStream:
     """
 
     def __init__(self, sdk: Any, context: Any, path: Path) -> None:
+        self._sdk, self._context, self._path = sdk, context, path
         self._stopped = sdk.playback_status.stopped
-        self._path = path
+        self._start()
+
+    def _start(self) -> None:
+        path, sdk = self._path, self._sdk
         self._reached_s, self._reported = 0.0, False
         if not path.is_file():
             raise CameraError(f"recording {path} does not exist", remedy="check the path")
-        self._pipeline = sdk.pipeline(context)
+        self._pipeline = sdk.pipeline(self._context)
         config = sdk.config()
         config.enable_device_from_file(str(path), False)
         # By kind only: a recording is played in the formats and sizes it has, or not at all.
@@ -146,6 +162,18 @@ class RecordingStream:
             ) from error
         self.device = self.profile.get_device()
         self._playback = self.device.as_playback()
+
+    def rewind(self) -> None:
+        """Begins the file anew, and loses nothing of it.
+
+        The SDK's own repetition does: at each wrap depth is read ahead before colour has started, and what
+        belonged to it is lost (measured: up to 13 captures).
+
+        Raises:
+            CameraError: the file is gone or damaged by now.
+        """
+        self.stop()
+        self._start()
 
     def wait(self, timeout_ms: int) -> Any | None:
         """The next set, or None when none came in time."""
@@ -182,6 +210,21 @@ class RecordingStream:
         self._pipeline.stop()
         self._resuming.join()
         self._playback.pause()  # returns when the SDK's reader is at rest: freeing a file that is read crashes
+
+
+def _set_sync(sdk: Any, device: Any, serial: str, mode: int) -> None:
+    option, sensor = sdk.option.inter_cam_sync_mode, stream_sensors(sdk, device)["depth"]
+    if not sensor.supports(option):
+        raise ConfigError(f"camera {serial} cannot be synchronised with others", remedy="leave out sync")
+    try:
+        sensor.set_option(option, mode)
+    except RuntimeError as error:
+        allowed = sensor.get_option_range(option)
+        raise ConfigError(
+            f"camera {serial}: sync cannot be {mode}",
+            why=str(error),
+            remedy=f"choose {allowed.min:g} to {allowed.max:g}",
+        ) from error
 
 
 def _start_error(serial: str, error: RuntimeError) -> CameraError:

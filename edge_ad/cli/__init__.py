@@ -14,6 +14,7 @@ from edge_ad.errors import EdgeAdError
 COMMANDS = (
     "doctor",
     "demo",
+    "rig",
     "capture",
     "train",
     "evaluate",
@@ -29,6 +30,7 @@ COMMANDS = (
     "export-triton",
     "run",
     "recipe",
+    "service",
 )
 """Command → module of this package (with _ for -) and its function ``command``, or its ``app`` of several."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from threading import Event
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from edge_ad.config import RoiConfig, TrainConfig
 from edge_ad.data import open_dataset
 from edge_ad.errors import ConfigError
 from edge_ad.extras import require
+from edge_ad.rig.record import Rig, read_rig
 from edge_ad.runtime.signals import stopped_by_signals
 from edge_ad.settings import read_toml, validated
 
@@ -37,6 +39,9 @@ def command(
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Frames a step.")] = None,
     roi: Annotated[str | None, typer.Option(help="Part of the frame to inspect: X,Y,WIDTH,HEIGHT in pixels.")] = None,
+    rig: Annotated[
+        Path | None, typer.Option(metavar="RIG", help="What 'edge-ad rig calibrate' wrote: gives ROI and plane.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights and order.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run left off.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -56,7 +61,8 @@ def command(
     from edge_ad.training import Progress, train
 
     options = {"model": model, "backbone": backbone, "steps": steps, "batch_size": batch_size, "seed": seed}
-    settings = train_config(config, options, modalities, roi)
+    measured = None if rig is None else read_rig(rig)
+    settings = with_roi_of(measured, train_config(config, options, modalities, roi))
     dataset = open_dataset(data, category=category)
     if int(os.environ.get("RANK", "0")) > 0:
         notes.quiet = results.quiet = True  # of the processes that torchrun started, one reports
@@ -76,7 +82,8 @@ def command(
             bar.update(task, description=progress.stage, completed=progress.step, total=progress.steps, remark=remark)
 
         try:
-            record = train(dataset, settings, output, weights_path=weights, resume=resume, progress=show)
+            known = None if measured is None else measured.reference
+            record = train(dataset, settings, output, weights_path=weights, rig=known, resume=resume, progress=show)
         except KeyboardInterrupt:
             kept = (output / CHECKPOINT).is_file()
             text = "the same command with --resume goes on" if kept else "nothing was trained yet"
@@ -121,6 +128,13 @@ def train_config(
         values["roi"] = parsed_roi(roi)
     values["preprocess"] = preprocess
     return validated(TrainConfig, values, source, options=said)
+
+
+def with_roi_of(rig: Rig | None, settings: TrainConfig) -> TrainConfig:
+    """The settings with the rig's ROI, where they have none."""
+    if rig is None or settings.roi is not None:
+        return settings
+    return settings.model_copy(update={"roi": RoiConfig(**asdict(rig.record.roi))})
 
 
 def parsed_roi(text: str) -> RoiConfig:

@@ -14,7 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_ad.data.dataset import GOOD, SPLITS, Dataset, Entry, paired_files, subfolders, with_masks
+from edge_ad.data.dataset import (
+    GOOD,
+    SPLITS,
+    Dataset,
+    Entry,
+    files_by_stem,
+    paired_files,
+    subfolders,
+    with_masks,
+)
 from edge_ad.data.images import MASK_SUFFIXES, RGB_SUFFIXES, XYZ_SUFFIXES, read_mask, read_rgb, read_xyz
 from edge_ad.errors import DataError
 from edge_ad.types import Float32Array, Frame, Intrinsics, LabelledFrame
@@ -56,6 +65,37 @@ def open_mvtec3d(directory: Path) -> Dataset:
         intrinsics,
         partial(_read, category=category, intrinsics=intrinsics),
     )
+
+
+def read_xyz_capture(rgb_path: Path | None, xyz_path: Path, intrinsics: Intrinsics | None) -> Frame:
+    """One capture as a frame, with ``depth`` = z, float32 in metres, 0 where there was no return.
+
+    Args:
+        rgb_path: 8-bit colour; None for a camera without colour.
+        xyz_path: the organised point cloud.
+        intrinsics: of the camera, None when unknown.
+
+    Raises:
+        DataError: a file is missing, damaged, of another type, has no valid point, or the sizes differ.
+    """
+    rgb = None if rgb_path is None else read_rgb(rgb_path)
+    depth = np.ascontiguousarray(read_xyz(xyz_path, None if rgb is None else (rgb.shape[0], rgb.shape[1]))[..., 2])
+    return Frame(rgb=rgb, depth=depth, intrinsics=intrinsics, source=str(rgb_path or xyz_path))
+
+
+def camera_of_captures(directory: Path) -> Intrinsics | None:
+    """The camera of ``CATEGORY/SPLIT/DEFECT``, the same that ``open_mvtec3d`` gives all frames of the category.
+
+    Args:
+        directory: holds ``xyz/``. Where it is no part of a category, its own first point clouds tell.
+
+    Raises:
+        DataError: a point cloud cannot be read.
+    """
+    train = directory.resolve().parent.parent / "train" / GOOD
+    folder = train if (train / "xyz").is_dir() else directory
+    clouds = list(files_by_stem(folder / "xyz", XYZ_SUFFIXES).values())
+    return _median_intrinsics([read_xyz(path) for path in clouds[:FRAMES_FOR_INTRINSICS]])
 
 
 def intrinsics_from_xyz(xyz: Float32Array) -> Intrinsics | None:
@@ -118,10 +158,7 @@ def _captures(defect: Path) -> list[dict[str, Path]]:
 
 
 def _read(entry: Entry, *, category: str, intrinsics: Intrinsics | None) -> LabelledFrame:
-    rgb = read_rgb(entry.files["rgb"])
-    size_px = (rgb.shape[0], rgb.shape[1])
-    depth = np.ascontiguousarray(read_xyz(entry.files["xyz"], size_px)[..., 2])
+    frame = read_xyz_capture(entry.files["rgb"], entry.files["xyz"], intrinsics)
     gt_path = entry.files.get("gt")
-    mask = np.zeros(size_px, np.bool_) if gt_path is None else read_mask(gt_path, size_px)
-    frame = Frame(rgb=rgb, depth=depth, intrinsics=intrinsics, source=str(entry.files["rgb"]))
+    mask = np.zeros(frame.size_px, np.bool_) if gt_path is None else read_mask(gt_path, frame.size_px)
     return LabelledFrame(frame, category, entry.split, entry.defect, entry.files["rgb"], mask)

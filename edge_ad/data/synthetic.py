@@ -31,6 +31,7 @@ OVERSAMPLING = 2
 MASK_DEPTH_MM = 0.15
 MASK_COLOUR = 0.02
 GRAIN_SLOPE = 0.035
+EMPTY = "empty"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,32 +66,38 @@ class SyntheticProduct:
     """Parts of one kind passing under a fixed RGB-D camera, half a metre above a conveyor.
 
     Args:
-        size_px: side of the square images.
+        size_px: side of square images, or (height, width). The short side shows the part as a square
+            image of that size does; along the long one there is more of the belt.
         seed: chooses the product's plastic and the camera's tilt; parts of two seeds never repeat.
 
     Raises:
         ConfigError: the size is too small for the part to be recognised, or the seed is negative.
     """
 
-    def __init__(self, size_px: int = 256, seed: int = 0) -> None:
-        if not 64 <= size_px <= 2048:
-            raise ConfigError(f"size of {size_px} px is not possible", remedy="choose 64 to 2048")
+    def __init__(self, size_px: int | tuple[int, int] = 256, seed: int = 0) -> None:
+        height_px, width_px = (size_px, size_px) if isinstance(size_px, int) else size_px
+        for side_px in (height_px, width_px):
+            if not 64 <= side_px <= 2048:
+                raise ConfigError(f"size of {side_px} px is not possible", remedy="choose 64 to 2048")
         if seed < 0:
             raise ConfigError(f"seed {seed} is negative", remedy="choose 0 or more")
         self.seed = seed
-        focal_px = size_px * DISTANCE_MM / FIELD_OF_VIEW_MM
-        middle_px = (size_px - 1) / 2
-        self.intrinsics = Intrinsics(focal_px, focal_px, middle_px, middle_px, size_px, size_px)
+        short_px = min(height_px, width_px)
+        focal_px = short_px * DISTANCE_MM / FIELD_OF_VIEW_MM
+        middle_px = ((width_px - 1) / 2, (height_px - 1) / 2)
+        self.intrinsics = Intrinsics(focal_px, focal_px, *middle_px, width_px, height_px)
         random = default_rng(seed)
         self._plastic = PLASTICS[seed % len(PLASTICS)]
         tilt_x, tilt_y = random.uniform(-0.012, 0.012), random.uniform(-0.012, 0.012)
-        fine_px = size_px * OVERSAMPLING
-        self._pitch_mm = FIELD_OF_VIEW_MM / fine_px
-        axis = ((np.arange(fine_px) - (fine_px - 1) / 2) * self._pitch_mm).astype(np.float32)
-        self._x_mm, self._y_mm = np.meshgrid(axis, axis)
+        self._pitch_mm = FIELD_OF_VIEW_MM / (short_px * OVERSAMPLING)
+        self._x_mm, self._y_mm = np.meshgrid(*(self._axis_mm(side_px) for side_px in (width_px, height_px)))
         ray_x, ray_y = self._x_mm / DISTANCE_MM, self._y_mm / DISTANCE_MM
         plane = 1 + tilt_x * ray_x + tilt_y * ray_y
         self._belt_depth_mm = np.asarray(DISTANCE_MM / plane, np.float32)
+
+    def _axis_mm(self, side_px: int) -> Float32Array:
+        fine_px = side_px * OVERSAMPLING
+        return ((np.arange(fine_px) - (fine_px - 1) / 2) * self._pitch_mm).astype(np.float32)
 
     def render(self, part: int, defect: str | None = None) -> RenderedPart:
         """Renders one part.
@@ -136,6 +143,20 @@ class SyntheticProduct:
             source=f"synthetic://{part:04d}/{defect or GOOD}",
         )
         return RenderedPart(frame, defect or GOOD, mask)
+
+    def render_empty(self, exposure: int) -> Frame:
+        """Renders the bare conveyor at rest: the same scene at each exposure, with the sensors' noise of that one."""
+        scene = self._scene(default_rng([self.seed, 0, 4]))
+        colour, depth_mm = self._colour(scene.belt, scene), self._depth_mm(scene.belt)
+        random = default_rng([self.seed, exposure, 5])
+        return Frame(
+            rgb=sensed_colour(colour, random),
+            depth=sensed_depth(depth_mm, step_mm(depth_mm), DEPTH_UNIT_M * 1000, random),
+            depth_unit_m=DEPTH_UNIT_M,
+            intrinsics=self.intrinsics,
+            sequence=exposure,
+            source=f"synthetic://{exposure:04d}/{EMPTY}",
+        )
 
     def _housing(self, random: Generator) -> Housing:
         tone = random.normal(1.0, 0.02)

@@ -17,6 +17,7 @@ from torch import Tensor, allclose, nn
 import edge_ad
 from edge_ad.bundle import Thresholds, TrainingData
 from edge_ad.config import TrainConfig
+from edge_ad.drift.reference import Reference
 from edge_ad.errors import CheckpointError
 from edge_ad.files import write_bytes
 from edge_ad.models.detector import Detector, DetectorConfig
@@ -39,6 +40,7 @@ class CheckpointRecord(Settings):
         step: optimiser steps done.
         finished: False while training goes on; then the optimiser's state is in the file too.
         validation_scores: by operating mode, scores of the good validation frames.
+        images: what all good frames look like, see :class:`edge_ad.drift.reference.Reference`.
         thresholds: by operating mode.
     """
 
@@ -50,7 +52,14 @@ class CheckpointRecord(Settings):
     step: int
     finished: bool
     validation_scores: dict[str, tuple[float, ...]] = {}
+    images: dict[str, tuple[float, ...]] = {}
     thresholds: Thresholds = Thresholds(modes={})
+
+    def reference(self) -> Reference | None:
+        """What a line that runs the model is compared with; None for a run of a version that did not measure it."""
+        if not self.images:
+            return None
+        return Reference(roi=self.detector.input.roi, scores=self.validation_scores, images=self.images)
 
 
 def checkpoint_path(path: Path) -> Path:

@@ -83,17 +83,17 @@ def card(example: Example, threshold: float, scales: Scales) -> Card:
     first = next(iter(example.views.values()))
     size = (WIDTH_PX, max(1, round(WIDTH_PX * first.shape[0] / first.shape[1])))
     pictures = [
-        Picture(name, f"{part.path}: {name.lower()} image", _uri(_sized(image, size)))
+        Picture(name, f"{part.path}: {name.lower()} image", jpeg_uri(_sized(image, size)))
         for name, image in example.views.items()
     ]
     overlay, title = heat_overlay(_sized(first, size), part.anomaly_map, *scales.whole), "Anomaly map"
     if part.gt_mask is not None and part.gt_mask.any():
         overlay, title = outlined(overlay, _around(part.gt_mask, size), line_px=2), "Anomaly map, defect outlined"
-    pictures.append(Picture(title, f"{part.path}: anomaly map over the image", _uri(overlay)))
+    pictures.append(Picture(title, f"{part.path}: anomaly map over the image", jpeg_uri(overlay)))
     for name, scale in scales.modalities.items():
         called = MODALITIES.get(name, name)
         heat = _sized(heat_map(part.modality_maps[name], *scale), size)
-        pictures.append(Picture(f"Map of {called}", f"{part.path}: anomaly map of {called} alone", _uri(heat)))
+        pictures.append(Picture(f"Map of {called}", f"{part.path}: anomaly map of {called} alone", jpeg_uri(heat)))
     rejected = part.score > threshold
     verdict = ("found" if rejected else "missed") if part.is_anomalous else ("false reject" if rejected else "accepted")
     return Card(part.path, part.score, verdict, rejected is not part.is_anomalous, tuple(pictures))
@@ -102,7 +102,7 @@ def card(example: Example, threshold: float, scales: Scales) -> Card:
 def scale_bar() -> str:
     """The colour scale from low to high, as a data URI."""
     ramp: Float32Array = np.linspace(0, 1, 128, dtype=np.float32)[None]
-    return _uri(np.repeat(heat_map(ramp, 0, 1), 4, axis=0))
+    return jpeg_uri(np.repeat(heat_map(ramp, 0, 1), 4, axis=0))
 
 
 def _around(mask: BoolArray, size: tuple[int, int]) -> UInt8Array:
@@ -115,6 +115,7 @@ def _sized(image: UInt8Array, size: tuple[int, int]) -> UInt8Array:
     return np.asarray(cv2.resize(image, size, interpolation=method), np.uint8)
 
 
-def _uri(rgb: UInt8Array) -> str:
+def jpeg_uri(rgb: UInt8Array) -> str:
+    """The picture as a data URI, JPEG."""
     _, content = cv2.imencode(".jpg", rgb[..., ::-1], _JPEG)
     return f"data:image/jpeg;base64,{base64.b64encode(content.tobytes()).decode()}"

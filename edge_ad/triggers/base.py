@@ -38,6 +38,9 @@ class TriggerSource:
     def heartbeat(self, alarms: Sequence[Alarm]) -> None:
         """The line is alive; tells nobody."""
 
+    def alarm(self, alarm: Alarm, raised: bool) -> None:
+        """An alarm was raised, or is over; tells nobody."""
+
     def close(self) -> None:
         """Ends; may be called twice."""
 

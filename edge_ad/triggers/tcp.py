@@ -3,7 +3,8 @@
 In:   ``A-17`` or ``{"part": "A-17", "recipe": "lid"}``
 Out:  ``{"part": "A-17", "decision": "NG", "score": 4.2, "threshold": 3.1, "mode": "full", "recipe": "lid",
       "reason": "", "age_ms": 48.1, "answer_ms": 61.7}``, in the order of the triggers, once for each part;
-      ``{"heartbeat": 12, "alarms": {}}`` once a second; ``{"refused": "why"}`` for a line that names no part.
+      ``{"heartbeat": 12, "alarms": {}}`` once a second; ``{"alarm": "camera", "text": "…"}`` and later
+      ``{"alarm_over": "camera", …}`` at once; ``{"refused": "why"}`` for a line that names no part.
 """
 
 from __future__ import annotations
@@ -106,6 +107,10 @@ class TcpTriggers(TriggerSource):
         """Tells all clients that the line is alive, and what is wrong."""
         self._beats += 1
         self._tell({"heartbeat": self._beats, "alarms": {alarm.name: alarm.text for alarm in alarms}})
+
+    def alarm(self, alarm: Alarm, raised: bool) -> None:
+        """Tells all clients at once what is wrong, or right again."""
+        self._tell({"alarm" if raised else "alarm_over": alarm.name, "text": alarm.text})
 
     def close(self) -> None:
         """Cuts all clients off and frees the port."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edge_ad.cameras.realsense import RealSenseCamera
+from edge_ad.cameras.realsense import RealSenseCamera, RealSenseOptions
 from edge_ad.types import AnyArray, Frame, Intrinsics
 
 rs: Any = pytest.importorskip("pyrealsense2")
@@ -37,6 +38,25 @@ def make_images(number: int, color_format: str = "rgb8") -> tuple[AnyArray, AnyA
     return depth, random.integers(0, 256, (*shape, CHANNELS[color_format]), dtype=np.uint8)
 
 
+COLOR_OPTIONS = {
+    "exposure": (1, 10_000, 1, 156),
+    "gain": (0, 128, 1, 64),
+    "enable_auto_exposure": (0, 1, 1, 1),
+    "white_balance": (2800, 6500, 10, 4600),
+    "enable_auto_white_balance": (0, 1, 1, 1),
+}
+DEPTH_OPTIONS = {
+    "exposure": (1, 165_000, 1, 8500),
+    "gain": (16, 248, 1, 16),
+    "enable_auto_exposure": (0, 1, 1, 1),
+    "emitter_enabled": (0, 2, 1, 1),
+    "laser_power": (0, 360, 30, 150),
+    "visual_preset": (0, 7, 1, 0),
+    "inter_cam_sync_mode": (0, 260, 1, 0),
+}
+"""Of a D435: smallest, largest, step and first value."""
+
+
 class SoftwareRealSense:
     """A device that sends what it is given; its cameras are pinholes side by side, ``baseline_m`` apart."""
 
@@ -49,6 +69,9 @@ class SoftwareRealSense:
         baseline_m: float = 0.0,
         usb: str = "3.2",
         depth_unit_m: float = DEPTH_UNIT_M,
+        color_options: Mapping[str, tuple[float, ...]] = MappingProxyType({}),
+        depth_options: Mapping[str, tuple[float, ...]] = MappingProxyType({}),
+        one_sensor: bool = False,
     ) -> None:
         self.serial, self._color_format, self._depth_unit_m = serial, color_format, depth_unit_m
         self.device = rs.software_device()
@@ -59,7 +82,8 @@ class SoftwareRealSense:
             (rs.camera_info.usb_type_descriptor, usb),
         ):
             self.device.register_info(key, value)
-        self._sensors = self.device.add_sensor("Stereo Module"), self.device.add_sensor("RGB Camera")
+        stereo = self.device.add_sensor("Stereo Module")
+        self._sensors = stereo, stereo if one_sensor else self.device.add_sensor("RGB Camera")
         streams = (
             _stream(rs.stream.depth, "z16", 2, 1),
             _stream(rs.stream.color, color_format, CHANNELS[color_format], color_scale),
@@ -72,17 +96,45 @@ class SoftwareRealSense:
         color.register_extrinsics_to(depth, _shift(-baseline_m))
         self._sensors[0].add_read_only_option(rs.option.depth_units, depth_unit_m)
         self._sensors[0].add_read_only_option(rs.option.stereo_baseline, 50.0)
+        for sensor, options in zip(self._sensors, (depth_options, color_options), strict=True):
+            for name, values in options.items():
+                allowed = rs.option_range()  # its other constructor takes the step for the default
+                allowed.min, allowed.max, allowed.step, allowed.default = values
+                sensor.add_option(getattr(rs.option, name), allowed, True)
         for sensor in self._sensors:
             # Without it the syncer takes the rate for 1 Hz and pairs nothing.
             sensor.set_metadata(rs.frame_metadata_value.actual_fps, 1000 * FPS)
         self.device.create_matcher(rs.matchers.dlr_c)
         self._listed: list[Any] = []
 
+    @classmethod
+    def adjustable(cls) -> SoftwareRealSense:
+        """One with the settings of a D435."""
+        return cls(color_options=COLOR_OPTIONS, depth_options=DEPTH_OPTIONS)
+
+    def option(self, sensor: str, name: str) -> float:
+        """What an option of the ``depth`` or ``color`` sensor is set to."""
+        value: float = self._sensors[sensor == "color"].get_option(getattr(rs.option, name))
+        return value
+
+    def show(self, name: str, value: float) -> None:
+        """Gives the depth sensor an option that can only be read, such as a thermometer."""
+        self._sensors[0].add_read_only_option(getattr(rs.option, name), value)
+
+    def tell(self, sensor: str, **metadata: int) -> None:
+        """What the frames of a sensor say from now on, by the SDK's names."""
+        for name, value in metadata.items():
+            self._sensors[sensor == "color"].set_metadata(getattr(rs.frame_metadata_value, name), value)
+
     def plug_into(self, context: Any) -> None:
         """Makes the device appear in the context for as long as this object lives."""
         # The context keeps a weak reference only; what its callback is handed keeps the device listed.
         context.set_devices_changed_callback(lambda event: self._listed.append((event, event.get_new_devices())))
         self.device.add_to(context)
+
+    def unplug(self) -> None:
+        """Makes the device disappear for those who have not opened it: who has keeps it, and gets no more frames."""
+        self._listed.clear()
 
     def push(
         self,
@@ -188,3 +240,16 @@ def read_frame(camera: RealSenseCamera) -> Frame:
     frame = camera.read(2.0)
     assert isinstance(frame, Frame)
     return frame
+
+
+def plugged(*devices: SoftwareRealSense) -> Any:
+    """A context in which these devices, and no others, are attached."""
+    context = rs.context()
+    for device in devices:
+        device.plug_into(context)
+    return context
+
+
+def cold(device: SoftwareRealSense, serial: str = "", **options: Any) -> RealSenseCamera:
+    """A camera without warm-up, so that it delivers exactly what the test sends."""
+    return RealSenseCamera(serial, options=RealSenseOptions(**options), context=plugged(device), warm_up_s=0)

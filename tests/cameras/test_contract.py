@@ -28,12 +28,33 @@ def attached_realsense(recording: Path) -> Iterator[Camera]:
     device.pause()  # a file that is still being read must not be freed
 
 
+@pytest.fixture
+def film_camera(tmp_path: Path) -> Camera:
+    """A video device as far as OpenCV knows: a film."""
+    from edge_ad.cameras.v4l2 import V4l2Camera
+    from tests.cameras.video_files import FilmCapture, write_film
+
+    return V4l2Camera(write_film(tmp_path / "film.avi", 4), open_capture=FilmCapture)
+
+
 DRIVERS: dict[str, Callable[[Request], Camera]] = {
     "realsense": lambda request: request.getfixturevalue("attached_realsense"),
     "realsense-file": lambda request: camera_from_uri(f"realsense://{request.getfixturevalue('recording')}"),
+    "realsense-file-repeated": lambda request: camera_from_uri(
+        f"realsense://{request.getfixturevalue('recording')}?repeat=1"
+    ),
     "folder": lambda request: camera_from_uri(f"folder://{request.getfixturevalue('captures')}"),
     "replay": lambda request: camera_from_uri(f"replay://{request.getfixturevalue('captures')}"),
+    "genicam": lambda request: camera_from_uri(f"genicam://1?cti={request.getfixturevalue('producer')}"),
+    "orbbec-file": lambda request: camera_from_uri(f"orbbec://{request.getfixturevalue('orbbec_bag')}"),
+    "v4l2": lambda request: request.getfixturevalue("film_camera"),
+    "replay-clouds": lambda request: camera_from_uri(f"replay://{request.getfixturevalue('clouds')}?fps=100"),
     "synthetic": lambda request: camera_from_uri("synthetic://?size=64&pool=2"),
+    "synthetic-wide": lambda request: camera_from_uri("synthetic://?width=96&height=72&pool=2"),
+    "synthetic-faulty": lambda request: camera_from_uri(
+        "synthetic://?size=64&pool=2&fps=100&junk_rate=0.5&stall_every_s=0.2&stall_s=0.1"
+    ),
+    "synthetic-triggered": lambda request: camera_from_uri("synthetic://?size=64&pool=2&trigger=1"),
 }
 
 
@@ -45,14 +66,18 @@ def camera(request: Request) -> Iterator[Camera]:
 
 
 def read_frame(camera: Camera) -> Frame:
+    if camera.caps.software_trigger:
+        camera.trigger()
     frame = camera.read(2.0)
     assert isinstance(frame, Frame)
     return frame
 
 
-def arrays(frame: Frame) -> list[AnyArray]:
-    assert frame.rgb is not None and frame.depth is not None
-    return [frame.rgb, frame.depth]
+def arrays(camera: Camera, frame: Frame) -> list[AnyArray]:
+    """The images that the camera says its frames hold."""
+    images = [getattr(frame, name) for name in camera.caps.images]
+    assert images and all(image is not None for image in images)
+    return images
 
 
 def test_reading_before_opening_is_refused(camera: Camera) -> None:
@@ -70,21 +95,21 @@ def test_an_open_camera_says_what_it_is_and_delivers(camera: Camera) -> None:
     assert before_ns <= first.timestamp_ns < second.timestamp_ns <= time.monotonic_ns()
     assert first.source
     for frame in (first, second):
-        for array in arrays(frame):
+        for array in arrays(camera, frame):
             assert array.flags.c_contiguous
 
 
 def test_a_frame_owns_its_memory(camera: Camera) -> None:
     camera.open()
     first = read_frame(camera)
-    copies = [array.copy() for array in arrays(first)]
+    copies = [array.copy() for array in arrays(camera, first)]
     second = read_frame(camera)
-    for one, other in zip(arrays(first), arrays(second), strict=True):
+    for one, other in zip(arrays(camera, first), arrays(camera, second), strict=True):
         assert not np.shares_memory(one, other)
-    for array in arrays(second):
+    for array in arrays(camera, second):
         array[:] = 0
     camera.close()
-    for array, copy in zip(arrays(first), copies, strict=True):
+    for array, copy in zip(arrays(camera, first), copies, strict=True):
         np.testing.assert_array_equal(array, copy)
 
 

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from edge_ad.cameras import camera_from_uri
 from edge_ad.cameras.folder import FolderCamera
+from edge_ad.data.mvtec3d import open_mvtec3d
 from edge_ad.errors import CameraError, ConfigError, DataError
 from edge_ad.types import Frame, ReadStatus
-from tests.cameras.conftest import CAMERA, CAPTURES, make_capture
+from tests.cameras.conftest import CAMERA, CAPTURES, make_capture, write_clouds
 
 
 def read_all(camera: FolderCamera) -> list[Frame]:
@@ -112,10 +114,55 @@ def test_missing_intrinsics_are_said(captures: Path) -> None:
     assert isinstance(frame, Frame) and frame.intrinsics is None
 
 
-def test_point_clouds_that_are_not_read_are_said(captures: Path, tmp_path: Path) -> None:
-    shutil.copytree(captures / "rgb", tmp_path / "rgb")
-    (tmp_path / "xyz").mkdir()
-    assert any("xyz is not read" in warning for warning in FolderCamera(tmp_path).open().warnings)
+@pytest.mark.parametrize("scheme", ["folder", "replay"])
+def test_point_clouds_become_depth_in_metres_seen_by_the_camera_of_their_category(tmp_path: Path, scheme: str) -> None:
+    category = tmp_path / "bagel"
+    clouds = write_clouds(category / "train/good", 6)
+    for split in ("validation", "test"):
+        write_clouds(category / split / "good", 2)
+    camera = camera_from_uri(f"{scheme}://{category}/train/good?fps=100")
+    assert camera.open().warnings == ()
+    dataset = open_mvtec3d(category)
+    for number, cloud in enumerate(clouds):
+        frame = camera.read(1.0)
+        assert isinstance(frame, Frame) and frame.depth is not None and frame.intrinsics is not None
+        assert frame.depth.dtype == np.float32 and frame.depth_unit_m == 1.0
+        np.testing.assert_array_equal(frame.depth, cloud[..., 2])
+        np.testing.assert_array_equal(frame.rgb, dataset.frames("train")[number].frame.rgb)
+        assert frame.intrinsics == dataset.intrinsics
+        assert frame.intrinsics.fx == pytest.approx(CAMERA.fx, rel=1e-4)
+    other = FolderCamera(category / "test/good")
+    other.open()
+    tested = other.read(1.0)
+    assert isinstance(tested, Frame) and tested.intrinsics == dataset.intrinsics
+
+
+def test_point_clouds_alone_are_depth_without_colour(tmp_path: Path) -> None:
+    write_clouds(tmp_path / "scans", 2)
+    shutil.rmtree(tmp_path / "scans/rgb")
+    camera = FolderCamera(tmp_path / "scans")
+    assert camera.open().warnings == ()
+    frame = camera.read(1.0)
+    assert isinstance(frame, Frame) and frame.rgb is None and frame.depth is not None
+
+
+def test_point_clouds_of_no_pinhole_camera_are_said(tmp_path: Path) -> None:
+    write_clouds(tmp_path / "scans", 1)
+    cloud = np.random.default_rng(0).uniform(0.4, 0.6, (24, 32, 3)).astype(np.float32)
+    tifffile.imwrite(tmp_path / "scans/xyz/000.tiff", cloud, photometric="minisblack")
+    camera = FolderCamera(tmp_path / "scans")
+    assert "no pinhole camera" in camera.open().warnings[0]
+    frame = camera.read(1.0)
+    assert isinstance(frame, Frame) and frame.intrinsics is None
+
+
+def test_depth_images_come_before_point_clouds(captures: Path) -> None:
+    (captures / "xyz").mkdir()
+    camera = FolderCamera(captures)
+    camera.open()
+    frame = camera.read(0)
+    assert isinstance(frame, Frame)
+    np.testing.assert_array_equal(frame.depth, make_capture(0).depth)
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from edge_ad.cameras import camera_from_uri, opened
-from edge_ad.cameras.realsense import RealSenseCamera, StreamMode, list_devices
+from edge_ad.cameras.realsense import RealSenseCamera, list_devices
 from edge_ad.errors import CameraError, ConfigError, MissingExtraError
 from edge_ad.types import AnyArray, Frame, Intrinsics, ReadStatus
 from tests.cameras.software_realsense import (
@@ -21,24 +20,12 @@ from tests.cameras.software_realsense import (
     SERIAL,
     WIDTH_PX,
     SoftwareRealSense,
+    cold,
     make_images,
+    plugged,
     read_frame,
     rs,
 )
-
-
-def plugged(*devices: SoftwareRealSense) -> Any:
-    """A context in which these devices, and no others, are attached."""
-    context = rs.context()
-    for device in devices:
-        device.plug_into(context)
-    return context
-
-
-def cold(device: SoftwareRealSense, **settings: Any) -> RealSenseCamera:
-    """A camera without warm-up, so that it delivers exactly what the test sends."""
-    return RealSenseCamera(context=plugged(device), warm_up_s=0, **settings)
-
 
 # --- alignment
 
@@ -102,7 +89,7 @@ def test_images_of_two_sizes_become_one_size_with_its_intrinsics(align: Literal[
 
 def test_a_live_camera_delivers_what_the_sensors_sent() -> None:
     device = SoftwareRealSense(depth_unit_m=0.001)
-    camera = cold(device, serial=SERIAL, depth=StreamMode(WIDTH_PX, HEIGHT_PX, 30))
+    camera = cold(device, serial=SERIAL, depth="160x120@30")
     with opened(camera) as info:
         assert (info.name, info.serial, info.live, info.warnings) == ("Software D400", SERIAL, True, ())
         assert info.details["firmware"] == "1.2.3"
@@ -159,27 +146,6 @@ def test_silence_is_a_timeout_and_not_the_end() -> None:
             assert camera.read(0.05) is ReadStatus.TIMEOUT
             assert camera.read(0) is ReadStatus.TIMEOUT
             assert 0.05 <= time.monotonic() - started_s < 1
-
-
-def test_a_camera_that_is_unplugged_says_so_and_opens_again_when_it_is_back(recording: Path) -> None:
-    # To the SDK a recording that it loads is a device that is plugged in.
-    context = rs.context()
-    device = context.load_device(str(recording))
-    camera = RealSenseCamera(context=context, warm_up_s=0)
-    camera.open()
-    read_frame(camera)
-    context.unload_device(str(recording))
-    while isinstance(outcome := camera.read(0.3), Frame):
-        pass
-    assert outcome is camera.read(0) is ReadStatus.DISCONNECTED
-    device.pause()  # a file that is still being read must not be freed
-    with pytest.raises(CameraError, match="no RealSense camera found"):
-        camera.open()
-    device = context.load_device(str(recording))
-    assert camera.open().serial == device.get_info(rs.camera_info.serial_number)
-    read_frame(camera)
-    camera.close()
-    device.pause()
 
 
 # --- warm-up
@@ -257,7 +223,7 @@ def test_a_camera_in_use_is_said_to_be_and_can_be_had_later() -> None:
 
 def test_a_mode_that_the_camera_lacks_is_answered_with_those_it_has() -> None:
     with pytest.raises(CameraError, match="it has depth 160x120@30; color 160x120@30"):
-        cold(SoftwareRealSense(), depth=StreamMode(848, 480, 30)).open()
+        cold(SoftwareRealSense(), depth="848x480@30").open()
 
 
 def test_a_usb_2_link_is_a_warning() -> None:
@@ -284,10 +250,14 @@ def test_without_the_sdk_the_error_names_the_extra_and_libusb(monkeypatch: pytes
         ("realsense://?depth=848", r"depth is not valid.*848x480@30.*'848'"),
         ("realsense://?align=both", r"align is not valid.*'color' or 'depth'"),
         ("realsense://?speed=1", r"'speed' is unknown.*align, color, depth"),
-        ("realsense://a.db3?color=640x480", "asks a recording for a mode"),
+        ("realsense://?sync=sometimes", r"sync is not valid.*default, master, slave, full_slave"),
+        ("realsense://?ae=lock&gain=20&depth_gain=16", r"ae=lock leaves to the camera what gain and depth_gain"),
+        ("realsense://?ae=off", r"ae is not valid.*'auto' or 'lock'"),
+        ("realsense://0815?repeat=1", r"no recording that could be repeated"),
+        ("realsense://a.db3?color=640x480&ae=lock", r"asks a recording for ae and color.*leave out ae and color"),
         ("realsense:///data/a.mp4", r"neither a serial number nor a recording.*\.db3 or \.bag"),
     ],
-    ids=["mode", "align", "unknown", "mode-of-recording", "no-recording"],
+    ids=["mode", "align", "unknown", "sync", "lock-fixed", "ae", "repeat", "mode-of-recording", "no-recording"],
 )
 def test_a_wrong_uri_is_refused(text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edge_ad.cameras import camera_from_uri, opened
-from edge_ad.cameras.realsense import RealSenseCamera
+from edge_ad.cameras.realsense import RealSenseCamera, RealSenseOptions
 from edge_ad.errors import CameraError, DataError
 from edge_ad.types import AnyArray, Frame, ReadStatus
 from tests.cameras.conftest import RECORDED_FRAMES
@@ -94,7 +94,7 @@ def test_yuyv_is_decoded_before_it_is_aligned(tmp_path: Path, align: Literal["co
     depth = np.full((HEIGHT_PX, WIDTH_PX), 10_000, dtype=np.uint16)
     device = SoftwareRealSense(color_format="yuyv", baseline_m=1e-4)
     path = device.record(tmp_path / "a.db3", 1, how=lambda number: {"depth": depth, "color": yuyv})
-    camera = RealSenseCamera(path=path, align=align)
+    camera = RealSenseCamera(path=path, options=RealSenseOptions(align=align))
     with opened(camera) as info:
         assert info.details["align"] == align
         rgb = read_frame(camera).rgb

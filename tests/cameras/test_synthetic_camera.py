@@ -127,3 +127,15 @@ def test_reading_needs_an_open_camera() -> None:
 def test_wrong_option_is_named(option: str, value: str) -> None:
     with pytest.raises(ConfigError, match=rf"synthetic.*{option}\W.*(not valid|unknown)"):
         make_camera(**{option: value})
+
+
+def test_the_empty_table_keeps_still_and_only_the_sensors_differ() -> None:
+    camera = make_camera(empty="1", defect_rate="0.5")
+    frames = frames_of(camera, 5)
+    assert [frame.source for frame in frames] == [f"synthetic://{number:04d}/empty" for number in range(5)]
+    depths_m = np.stack([frame.depth_m() for frame in frames])
+    assert np.median(depths_m) == pytest.approx(0.5, abs=1e-3)
+    colours = np.stack([colour(frame) for frame in frames]).astype(float)
+    assert 0.5 < colours.std(axis=0).mean() < 4  # grey levels of noise
+    assert colours.mean(axis=0).std() > 3  # a table that has a look of its own
+    assert not np.array_equal(colour(frames[0]), colour(frames[1]))

@@ -71,7 +71,7 @@ def test_the_report_is_one_json_document(bundle: Path) -> None:
     assert report["camera"]["name"] == "synthetic product"
     assert {"predict.engine", "age"} <= report["latency_ms"].keys()
     assert set(report["latency_ms"]["age"]) == {"p50", "p95", "p99", "max"}
-    assert (report["dropped"], report["sink_errors"]) == ({"queue": 0, "camera": 0}, {})
+    assert (any(report["dropped"].values()), report["sink_errors"]) == (False, {})
     assert "p99" not in done.stderr
 
 

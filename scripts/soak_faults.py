@@ -1,0 +1,236 @@
+"""The faults of the soak run: what is done to the line, for how long, and what must have happened after."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from soak_plc import Books, Plc
+
+FLAGGED_S = 1.0
+RECOVERED_S = 10.0
+SETTLE_S = 6.0
+"""Between two faults, so that the books can tell them apart."""
+DISK_BYTES = 96 << 20
+FAKETIME = (
+    "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
+    "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
+)
+
+
+@dataclass
+class Event:
+    """One fault that happened, on the monotonic clock."""
+
+    fault: str
+    began_s: float
+    ended_s: float
+
+
+@dataclass
+class Scene:
+    """What the faults act on.
+
+    Attributes:
+        control: tells the soak camera how to fail.
+        disk: a small file system for the outputs.
+        database: of the archive, on the same.
+        port: the line's trigger port.
+        events: the faults so far.
+    """
+
+    control: Path
+    disk: Path
+    database: Path
+    port: int
+    clock: Path
+    is_small: bool
+    fakes_time: bool
+    events: list[Event] = field(default_factory=list)
+    line: int = 0
+    plc: Plc | None = None
+
+    @classmethod
+    @contextmanager
+    def prepared(cls, directory: Path, environment: dict[str, str]) -> Iterator[Scene]:
+        """A scene with a small disk and a clock that can jump, where the system allows them."""
+        disk, clock = directory / "disk", directory / "clock"
+        disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)]
+        small = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+        library = next((path for path in FAKETIME if Path(path).is_file()), None)
+        clock.write_text("+0")
+        if library is not None:
+            environment |= {
+                "LD_PRELOAD": library,
+                "FAKETIME_TIMESTAMP_FILE": str(clock),
+                "FAKETIME_CACHE_DURATION": "1",
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            }
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        control = directory / "control"
+        control.write_text("")
+        try:
+            yield cls(control, disk, disk / "archive.sqlite", port, clock, small, library is not None)
+        finally:
+            if small:
+                subprocess.run(["umount", "--lazy", str(disk)], check=False)
+
+    def attach(self, line: int, plc: Plc) -> None:
+        """Names the line's process and the client that hears from it."""
+        self.line, self.plc = line, plc
+
+    def play(self, duration_s: float, line: subprocess.Popen[bytes]) -> None:
+        """One fault after the other, round and round, until the time is up."""
+        end_s = time.monotonic() + duration_s
+        names = [name for name in FAULTS if self._is_possible(name)]
+        # In a short run the pauses shrink, so that every fault happens.
+        faults_s = sum(FAULTS[name].lasts_s for name in names)
+        pause_s = max(SETTLE_S, min(25.0, (duration_s - faults_s) / (len(names) + 1)))
+        while time.monotonic() < end_s:
+            for name in names:
+                time.sleep(min(pause_s, max(0.0, end_s - time.monotonic())))
+                fault = FAULTS[name]
+                if time.monotonic() + fault.lasts_s + SETTLE_S > end_s or line.poll() is not None:
+                    time.sleep(max(0.0, end_s - time.monotonic()) if line.poll() is None else 0)
+                    return
+                began_s = time.monotonic()
+                fault.happens(self, fault.lasts_s)
+                self.events.append(Event(name, began_s, time.monotonic()))
+
+    def camera_process(self) -> psutil.Process:
+        """The capture process."""
+        deadline_s = time.monotonic() + 10
+        while time.monotonic() < deadline_s:
+            for child in psutil.Process(self.line).children():
+                if "capture_process" in " ".join(child.cmdline()):
+                    return child
+            time.sleep(0.05)
+        raise RuntimeError("the line has no capture process")
+
+    def _is_possible(self, name: str) -> bool:
+        return (name != "full disk" or self.is_small) and (name != "clock jump" or self.fakes_time)
+
+
+def _by_camera(word: str) -> Callable[[Scene, float], None]:
+    def happens(scene: Scene, lasts_s: float) -> None:
+        scene.control.write_text(word)
+        time.sleep(lasts_s)
+        scene.control.write_text("")
+
+    return happens
+
+
+def _kill(scene: Scene, lasts_s: float) -> None:
+    scene.camera_process().send_signal(signal.SIGKILL)
+
+
+def _pause(scene: Scene, lasts_s: float) -> None:
+    process = scene.camera_process()
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(lasts_s)
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(signal.SIGCONT)
+
+
+def _jump(scene: Scene, lasts_s: float) -> None:
+    scene.clock.write_text("+3600")
+    time.sleep(lasts_s / 2)
+    scene.clock.write_text("-7200")
+    time.sleep(lasts_s / 2)
+    scene.clock.write_text("+0")
+
+
+def _lock(scene: Scene, lasts_s: float) -> None:
+    with closing(sqlite3.connect(scene.database, isolation_level=None, timeout=10)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        time.sleep(lasts_s)
+        database.execute("ROLLBACK")
+
+
+def _fill(scene: Scene, lasts_s: float) -> None:
+    filler = scene.disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as stream:
+        while True:
+            stream.write(bytes(1 << 16))
+    time.sleep(lasts_s)
+    filler.unlink()
+    for picture in (scene.disk / "overlays").glob("*.png"):
+        picture.unlink(missing_ok=True)
+
+
+def _flood(scene: Scene, lasts_s: float) -> None:
+    assert scene.plc is not None
+    for number in range(30):
+        scene.plc.announce(f"flood-{len(scene.events)}-{number}")
+
+
+def _hang_up(scene: Scene, lasts_s: float) -> None:
+    """A second client connects, does not read, and goes away in the middle of a line."""
+    client = socket.create_connection(("127.0.0.1", scene.port), timeout=5)
+    time.sleep(lasts_s)
+    client.sendall(b'{"part": "half')
+    client.close()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is done, and whether the camera is away meanwhile."""
+
+    happens: Callable[[Scene, float], None]
+    lasts_s: float
+    camera_away: bool = False
+
+
+FAULTS = {
+    "stall": Fault(_by_camera("stall"), 3.0, True),
+    "unplug": Fault(_by_camera("unplug"), 4.0, True),
+    "kill -9": Fault(_kill, 0.0, True),
+    "no depth": Fault(_by_camera("no_depth"), 4.0),
+    "SIGSTOP": Fault(_pause, 6.0, True),
+    "short SIGSTOP": Fault(_pause, 0.5),
+    "junk frames": Fault(_by_camera("junk"), 3.0),
+    "hang with the GIL": Fault(_by_camera("hang"), 1.0, True),
+    "segfault": Fault(_by_camera("crash"), 0.5, True),
+    "clock jump": Fault(_jump, 4.0),
+    "slow sink": Fault(_lock, 4.0),
+    "full disk": Fault(_fill, 4.0),
+    "flood of triggers": Fault(_flood, 0.0),
+    "client that does not read": Fault(_hang_up, 1.0),
+}
+
+
+def recoveries(scene: Scene, books: Books) -> dict[str, dict[str, Any]]:
+    """Of each kind of fault: how often, how soon flagged, and how soon after its end parts were judged again."""
+    judged_s = sorted(found[0].at_s for found in books.answers.values() if found[0].decision != "ERROR")
+    result: dict[str, dict[str, Any]] = {}
+    for event in scene.events:
+        fault = FAULTS[event.fault]
+        kind = result.setdefault(event.fault, {"times": 0, "flagged_s": [], "recovered_s": [], "broken": []})
+        kind["times"] += 1
+        flagged = [at_s - event.began_s for name, on, at_s in books.alarms if name == "camera" and on]
+        flagged = [delay_s for delay_s in flagged if 0 <= delay_s < event.ended_s - event.began_s + RECOVERED_S]
+        back = [at_s - event.ended_s for at_s in judged_s if at_s > event.ended_s]
+        if back:
+            kind["recovered_s"].append(round(back[0], 2))
+        if not back or back[0] > RECOVERED_S:
+            kind["broken"].append(f"no verdict within {RECOVERED_S:g} s of the end of {event.fault}")
+        if fault.camera_away and event.ended_s - event.began_s >= 2:
+            kind["flagged_s"].append(round(flagged[0], 2) if flagged else None)
+            if not flagged or flagged[0] > FLAGGED_S + 0.2:
+                kind["broken"].append(f"not flagged within {FLAGGED_S:g} s")
+    for kind in result.values():
+        for name in ("flagged_s", "recovered_s"):
+            values = [value for value in kind[name] if value is not None]
+            kind[name] = {"median": sorted(values)[len(values) // 2], "max": max(values)} if values else None
+    return result
