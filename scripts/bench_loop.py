@@ -87,6 +87,7 @@ HEADINGS = {
     "age_p99_ms": "p99",
     "hand_over_p50_ms": "hand-over ms",
     "predict_ms": "model ms",
+    "beside_model_ms": "age p50 less model",
     "outside_ms": "judging thread without model, CPU ms a frame",
     "cpu": "CPU, cores",
     "cpu_without_model": "without model",

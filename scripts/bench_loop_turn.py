@@ -82,6 +82,11 @@ class Figures(BaseModel):
     missed: int
     written: int
 
+    @property
+    def beside_model_ms(self) -> float:
+        """The age less the time in the model: what a busy machine, which slows the model, hides."""
+        return self.age_p50_ms - self.predict_ms
+
 
 class Meter:
     """The model and the sink of a turn, and the clocks around them; used by the judging thread."""
