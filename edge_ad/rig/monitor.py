@@ -31,7 +31,7 @@ CLEARED_AT = 0.7
 SURROUNDINGS_PX = 9
 """So near to a part its shadow falls, and stereo smears its edge."""
 MIN_TABLE = 0.02
-"""Share of the frame that must show the table for its brightness to be told."""
+"""Share of the frame that must show the table for its plane or its brightness to be told."""
 
 _log = logging.getLogger(__name__)
 
