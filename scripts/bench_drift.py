@@ -114,9 +114,7 @@ def _delays(random: np.random.Generator, runs: int) -> Table:
 
 
 def _gradual(random: np.random.Generator, runs: int) -> Table:
-    table = Table(
-        "1 σ in", "seen after", "at a shift of", title=f"gradual from the first part on, at {SHARE:g}"
-    )
+    table = Table("1 σ in", "seen after", "at a shift of", title=f"gradual from the first part on, at {SHARE:g}")
     for pace in track((1000, 10_000, 30_000), "gradual changes"):
         found = []
         for run in range(runs):

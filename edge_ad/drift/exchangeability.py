@@ -67,7 +67,7 @@ class ExchangeabilityTest:
 
     Args:
         reference: values to compare with from the first part on; may be empty.
-        false_alarm_rate: α, the probability of rejecting in any ``PROMISE_PARTS`` parts though nothing changed.
+        false_alarm_rate: α, the most that the probability of rejecting in one game may be though nothing changed.
         shifts: what to bet on; positive ones only where a fall is of no interest.
         seed: of the random numbers that break ties.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -36,16 +37,17 @@ SKIPS = ("error", "not_a_number", "same_part", "unknown_mode")
 class DriftMonitor:
     """Raises ``drift.score``, ``drift.rejects`` and ``drift.QUANTITY`` alarms, and clears them when it is over.
 
-    The promise: while parts and pictures are drawn like those of the training, the probability of a first drift
-    alarm of any kind within any ``PROMISE_PARTS`` parts looked at is at most ``false_alarm_rate``, whatever the
-    distributions; see ``edge_ad.drift.exchangeability``. It is shared evenly among all that is watched. It holds for
-    independent parts: where several frames show one part, or parts come in lots, an alarm may mean just that.
+    The promise: while parts and pictures are drawn like those of the training, the probability of a drift alarm of
+    any kind among the first k times ``PROMISE_PARTS`` parts looked at is at most k times ``false_alarm_rate``,
+    whatever the distributions; see ``edge_ad.drift.exchangeability``. It is shared evenly among all that is watched.
+    It holds for independent parts: where several frames show one part, or parts come in lots, an alarm may mean just
+    that.
 
-    Scores are those of parts judged OK, and of reference frames, below the threshold in force. That treats
-    both alike: given a threshold that is one of the good scores, as all but ``--method tail`` make it, the
-    reference scores below it and those of good parts below it are independent draws from one distribution. The
-    threshold itself and what lies above it are not, so they are left out. What then goes unseen, good parts or bad
-    ones above the threshold, is watched as the share of rejects, against the share before on this line.
+    Scores are those of parts judged OK, and of reference frames, below the threshold in force. That treats both
+    alike: given a threshold that is one of the good scores, as it is by default, the reference scores below it and
+    those of good parts below it are independent draws from one distribution. The threshold itself and what lies above
+    it are not, so they are left out. What then goes unseen, good parts or bad ones above the threshold, is watched as
+    the share of rejects, against the share before on this line.
 
     Args:
         reference: of the model.
@@ -137,7 +139,7 @@ class DriftMonitor:
         if verdict.decision is Decision.OK and result.score < verdict.threshold:
             self._tell(f"drift.score{suffix}", mode.scores, result.score, mode.text)
 
-    def _tell(self, name: str, watch: Watch, value: float, text: Any) -> None:
+    def _tell(self, name: str, watch: Watch, value: float, text: Callable[[Finding], str]) -> None:
         if watch.add(value):
             self._alarms.clear(name)
         elif watch.finding is not None:
