@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 HALF_WINDOW_S = 15.0
-"""The shortest way from sensor to host is looked for in so many newest seconds, to twice as many: clocks drift apart."""
+"""The shortest way from sensor to host is sought in so many newest seconds, to twice as many: clocks drift apart."""
 
 RESTARTED_S = 30.0
 """A frame that seems to have waited for longer tells that the sensor's clock was set anew."""

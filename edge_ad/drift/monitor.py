@@ -149,13 +149,10 @@ class DriftMonitor:
         if verdict.decision is Decision.OK and result.score < verdict.threshold:
             self._tell(self._name("score", verdict.mode), mode.scores, result.score, mode.text)
 
-<<<<<<< HEAD
-=======
     def _name(self, quantity: str, mode: str = FULL) -> str:
         parts = ("drift", quantity, "" if mode == FULL else mode, self._recipe)
         return ".".join(part for part in parts if part)
 
->>>>>>> drift
     def _tell(self, name: str, watch: Watch, value: float, text: Callable[[Finding], str]) -> None:
         if watch.add(value):
             self._alarms.clear(name)
