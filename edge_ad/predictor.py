@@ -18,6 +18,7 @@ from edge_ad.bundle import (
     THREE_D_ONLY,
     InputSpec,
     Manifest,
+    RigReference,
     Thresholds,
     golden_name,
     model_name,
@@ -43,6 +44,7 @@ class Predictor:
         description: one line for people.
         mode: the operating mode.
         reference: what good frames were like in training; None where an older version made the model.
+        rig: that it was trained for, where it is known.
     """
 
     backend: Backend
@@ -52,6 +54,7 @@ class Predictor:
     description: str
     mode: str = FULL
     reference: Reference | None = None
+    rig: RigReference | None = None
 
     def __call__(self, frame: Frame) -> AnomalyResult:
         """Judges one frame.
@@ -142,7 +145,7 @@ def open_predictor(model: str | Path, mode: str | None = None) -> Predictor:
         described = _described(engine.bundle_manifest, built.mode, f"{built.backend} {built.precision}")
         spec = engine.bundle_manifest.input
         known = (engine.thresholds, built.bundle_digest, described, built.mode, engine.reference)
-        return Predictor(backend, spec, *known)
+        return Predictor(backend, spec, *known, engine.bundle_manifest.training_data.rig)
     if path.suffix == ".onnx" and (path.parent / MANIFEST).is_file():
         graphs = {model_name(name): name for name in read_bundle(path.parent).manifest.modes}
         if path.name in graphs:
@@ -155,7 +158,7 @@ def open_predictor(model: str | Path, mode: str | None = None) -> Predictor:
         check_golden(backend, bundle.directory / golden_name(mode), "fp32")
         described = _described(bundle.manifest, mode, "onnx")
         known = (bundle.thresholds, bundle.digest, described, mode, reference)
-        return Predictor(backend, bundle.manifest.input, *known)
+        return Predictor(backend, bundle.manifest.input, *known, bundle.manifest.training_data.rig)
     if path.suffix == ".safetensors" or (path / "checkpoint.safetensors").is_file():
         require("torch", extra="train")
         from edge_ad.backends.torch import open_checkpoint
@@ -173,7 +176,7 @@ def _served(uri: ServedModelUri, mode: str | None) -> Predictor:
     backend, bundle, mode = open_served(uri, mode)
     described = _described(bundle.manifest, mode, f"{backend.name} {uri.precision}")
     known = (bundle.thresholds, bundle.digest, described, mode, bundle.reference())
-    return Predictor(backend, bundle.manifest.input, *known)
+    return Predictor(backend, bundle.manifest.input, *known, bundle.manifest.training_data.rig)
 
 
 def _described(manifest: Manifest, mode: str, runtime: str) -> str:

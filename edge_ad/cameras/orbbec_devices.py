@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,23 +35,9 @@ def load_sdk() -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    with _stdout_kept():
-        sdk = require("pyorbbecsdk", extra="orbbec", remedy=INSTALL)
+    sdk = require("pyorbbecsdk", extra="orbbec", remedy=INSTALL, chatty=True)
     sdk.Context.set_logger_level(sdk.OBLogLevel.NONE)  # else it writes a directory Log wherever it is started
     return sdk
-
-
-@contextlib.contextmanager
-def _stdout_kept() -> Iterator[None]:
-    """Sends to standard error what the SDK prints while it is loaded: standard output is for results."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    try:
-        os.dup2(2, 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 @functools.cache
@@ -107,3 +89,15 @@ def find_device(attached: list[OrbbecDevice], serial: str) -> OrbbecDevice:
         why=f"attached are {others}" if others else "none is attached, or the system does not let us see it",
         remedy="check the serial number, cable and power; install Orbbec's udev rules; then: edge-ad doctor",
     )
+
+
+class Bus:
+    """Where cameras are attached: what the SDK sees."""
+
+    def devices(self) -> list[OrbbecDevice]:
+        """See ``list_devices``."""
+        return list_devices()
+
+    def open(self, serial: str) -> Any:
+        """The SDK's device with this serial number, which must be attached."""
+        return sdk_context().query_devices().get_device_by_serial_number(serial)

@@ -40,8 +40,12 @@ class StreamMode:
         return cls(*(int(number or 0) for number in match.groups()))
 
 
-def _sync_mode(text: object) -> object:
-    return SYNC_MODES.get(str(text), text)
+def _sync_mode(text: object) -> int:
+    if str(text).isdecimal():
+        return int(str(text))
+    if str(text) not in SYNC_MODES:
+        raise ValueError(f"write {', '.join(SYNC_MODES)}, or the SDK's number")
+    return SYNC_MODES[str(text)]
 
 
 class RealSenseOptions(Settings):

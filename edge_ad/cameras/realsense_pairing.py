@@ -98,7 +98,7 @@ class Pairing:
             return self._refused("mispaired")
         stream, stamp = fresh[0], stamps[fresh[0]]
         since = self._other_heard.setdefault(stream, stamp)
-        if since.clock != stamp.clock or since.time_ms > stamp.time_ms:  # its clock was set, or a recording wraps
+        if since.clock != stamp.clock or since.time_ms > stamp.time_ms:  # its clock was set
             self._other_heard[stream] = since = stamp
         if stream not in self._may_go_alone or stamp.time_ms - since.time_ms < ALONE_AFTER_MS:
             return self._refused("mispaired")

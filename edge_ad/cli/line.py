@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
+from edge_ad.alarms import Alarms
 from edge_ad.cameras import camera_from_uri
 from edge_ad.cameras.isolated import IsolatedCamera, can_isolate
 from edge_ad.cli.console import notes
-from edge_ad.errors import ConfigError, EdgeAdError
-from edge_ad.predictor import Predictor
+from edge_ad.drift.monitor import DriftMonitor
+from edge_ad.drift.reference import Reference
+from edge_ad.errors import ConfigError
+from edge_ad.rig.identity import fits
+from edge_ad.rig.record import Rig
 from edge_ad.runtime.judging import Inspector
 from edge_ad.runtime.models import open_inspector
 from edge_ad.runtime.recipes import Outputs, Recipe, RecipeBook, active_in, read_recipes
 from edge_ad.sinks.images import MapSink, OverlaySink
 from edge_ad.sinks.jsonl import JsonLinesSink
 from edge_ad.sinks.sqlite import SqliteSink
-from edge_ad.types import Camera, Sink
+from edge_ad.types import Camera, Inspection, Sink
 
 STDOUT = "-"
 
@@ -100,29 +104,71 @@ def make_camera(uri: str, policy: str | None, *, in_process: bool) -> Camera:
     return IsolatedCamera(uri, lossless=policy == "every")
 
 
-@dataclass
-class Models:
-    """The models of a run, opened as their recipes come into force.
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What is known of a recipe's model.
+
+    Attributes:
+        description: one line for people.
+        model_id: its digest.
+        reference: what good frames were like in training; None where it is not known.
+    """
+
+    description: str
+    model_id: str
+    reference: Reference | None
+
+
+class Products:
+    """The recipes of a run and their models: the one in force now, the others in the background.
+
+    Args:
+        plan: what is to be run.
+        rig: that every model must fit; None for any.
 
     Attributes:
         book: of the recipes.
-        predictors: by recipe, the model of the mode that was asked for.
-    """
-
-    book: RecipeBook
-    predictors: dict[str, Predictor] = field(default_factory=dict)
-
-
-def open_models(plan: Plan, camera: Camera, stack: ExitStack) -> Models:
-    """Loads the recipe in force, and the others in the background.
+        loaded: by recipe, of those that have been loaded.
+        on_switch: called when another recipe has come into force.
 
     Raises:
         ConfigError, DataError, ModelError: the first one cannot be loaded.
     """
-    predictors: dict[str, Predictor] = {}
 
-    def load(name: str, recipe: Recipe) -> Inspector:
-        inspector, predictors[name] = open_inspector(
+    def __init__(self, plan: Plan, rig: Rig | None) -> None:
+        self.loaded: dict[str, Loaded] = {}
+        self.on_switch: Callable[[], None] = lambda: None
+        self._plan, self._rig = plan, rig
+        with notes.status("loading the engine"):
+            self.book = RecipeBook(
+                plan.recipes, plan.active, self._load, on_switch=lambda name, recipe: self.on_switch()
+            )
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Loads the other recipes and changes over when told, for the length of a ``with`` block."""
+        plan = self._plan
+        if plan.directory is None:
+            yield
+            return
+        self.book.preload()
+        names = ", ".join(f"[bold]{name}[/]" if name == self.book.active else name for name in plan.recipes)
+        notes.print(f"[green]recipes[/] {names}  [dim]change over: edge-ad recipe use NAME {plan.directory}[/]")
+        with self.book.following(plan.directory):
+            yield
+
+    def set_options(self, camera: Camera) -> None:
+        """Sets the camera options of the recipe in force.
+
+        Raises:
+            ConfigError, CameraError: the camera refuses.
+        """
+        options = self._plan.recipes[self.book.active].camera_options
+        if options:
+            camera.set(**options)
+
+    def _load(self, name: str, recipe: Recipe) -> Inspector:
+        inspector, model = open_inspector(
             recipe.model,
             mode=recipe.mode,
             threshold=recipe.threshold,
@@ -131,28 +177,52 @@ def open_models(plan: Plan, camera: Camera, stack: ExitStack) -> Models:
             roi=recipe.region,
             max_skew_ms=recipe.acquisition.max_skew_ms,
         )
+        misfit = "" if self._rig is None else fits(self._rig, model.spec, model.rig)
+        if misfit:
+            raise ConfigError(
+                f"{recipe.model} does not belong to the rig {recipe.rig}",
+                why=misfit,
+                remedy="name the rig that it was trained for, or train with --rig and export again",
+            )
+        reference = model.reference
+        if reference is None:
+            notes.print(
+                f"[dim]{escape(model.description)} does not tell what good parts were like: drift is not watched[/]"
+            )
+        else:
+            reference = reference.model_copy(update={"roi": model.spec.roi})
+        self.loaded[name] = Loaded(model.description, model.model_id, reference)
         return inspector
 
-    def switched(name: str, recipe: Recipe) -> None:
-        set_options(camera, recipe)
 
-    with notes.status("loading the engine"):
-        book = RecipeBook(plan.recipes, plan.active, load, on_switch=switched)
-    if plan.directory is not None:
-        book.preload()
-        stack.enter_context(book.following(plan.directory))
-        names = ", ".join(f"[bold]{name}[/]" if name == book.active else name for name in plan.recipes)
-        notes.print(f"[green]recipes[/] {names}  [dim]change over: edge-ad recipe use NAME {plan.directory}[/]")
-    return Models(book, predictors)
+class DriftSink:
+    """Watches each recipe's parts for drift, where its model knows what good parts were like.
 
+    Args:
+        loaded: what is known of the models, by recipe; may grow.
+        alarms: where alarms are raised.
+    """
 
-def set_options(camera: Camera, recipe: Recipe) -> None:
-    """Sets the recipe's camera options; a refusal is said and costs nothing else."""
-    if recipe.camera_options:
-        try:
-            camera.set(**recipe.camera_options)
-        except EdgeAdError as error:
-            notes.print(f"[yellow]warning[/] {escape(str(error))}", soft_wrap=True)
+    def __init__(self, loaded: Mapping[str, Loaded], alarms: Alarms) -> None:
+        self._loaded, self._alarms = loaded, alarms
+        self._monitors: dict[str, DriftMonitor] = {}
+
+    def write(self, inspection: Inspection) -> None:
+        """Looks at one inspection."""
+        name = inspection.recipe
+        if name not in self._monitors:
+            model = self._loaded.get(name)
+            if model is None or model.reference is None:
+                return
+            self._monitors[name] = DriftMonitor(model.reference, self._alarms, recipe=name)
+        self._monitors[name].write(inspection)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def summary(self) -> dict[str, Any]:
+        """By recipe, what was seen."""
+        return {name: monitor.summary() for name, monitor in self._monitors.items()}
 
 
 def make_sinks(outputs: Outputs, *, to_stdout: bool) -> list[Sink]:

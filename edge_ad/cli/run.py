@@ -5,22 +5,30 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from edge_ad.alarms import Alarms
 from edge_ad.cli.cameras import lost_camera, opened_camera
 from edge_ad.cli.console import notes, print_json
-from edge_ad.cli.line import STDOUT, Plan, make_camera, make_sinks, open_models, planned, set_options
+from edge_ad.cli.line import STDOUT, DriftSink, Plan, Products, make_camera, make_sinks, planned
 from edge_ad.cli.run_view import RunView, print_summary
-from edge_ad.errors import ConfigError, DataError, EdgeAdError, OutputError
-from edge_ad.predictor import Predictor
+from edge_ad.errors import CameraError, ConfigError, DataError, EdgeAdError, OutputError
+from edge_ad.rig.identity import check_camera
+from edge_ad.rig.monitor import RigMonitor
+from edge_ad.rig.record import read_rig
 from edge_ad.runtime.acquisition import Acquisition, Policy
+from edge_ad.runtime.host import Host
+from edge_ad.runtime.latency_alarm import LatencyAlarm
 from edge_ad.runtime.loop import Line, RunSummary
 from edge_ad.runtime.loop import run as run_line
+from edge_ad.runtime.notify import Systemd
 from edge_ad.runtime.reader import EndReason, Recovery
 from edge_ad.runtime.recipes import Outputs
+from edge_ad.runtime.stats import Statistics
 from edge_ad.settings import validated
 from edge_ad.triggers import triggers_from_uri
 from edge_ad.types import CameraInfo, Decision
@@ -61,6 +69,13 @@ def command(
     fallback: Annotated[
         list[str] | None,
         typer.Option(metavar="ENGINE", help="Takes over when a sensor fails: an engine of the same bundle."),
+    ] = None,
+    rig: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Made by rig calibrate: refuses another camera, watches for moves."),
+    ] = None,
+    max_latency_ms: Annotated[
+        float | None, typer.Option(metavar="MS", help="An alarm when 1 % of the results are older.")
     ] = None,
     frames: Annotated[int | None, typer.Option(metavar="N", help="End after so many.", min=1)] = None,
     duration_s: Annotated[float | None, typer.Option(metavar="S", help="End after so many seconds.", min=0)] = None,
@@ -115,57 +130,82 @@ def command(
         "mode": mode,
         "fallback": tuple(fallback or ()),
         "triggers": trigger,
+        "rig": rig,
         "acquisition": _given(Acquisition, rules),
         "outputs": _given(Outputs, outputs),
     }
     plan = planned(recipe or [], overrides)
     recovery = RECOVERY if give_up_s is None else Recovery(RECOVERY.delays_s, give_up_s)
-    limits = Limits(frames, duration_s)
+    limits = Limits(frames, duration_s, max_latency_ms)
     _run(plan, limits, recovery, in_process=in_process, quiet=quiet, json_output=json_output)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a run ends by itself."""
+    """When a run ends by itself, and what age of its results is an alarm."""
 
     frames: int | None
     duration_s: float | None
+    latency_ms: float | None
 
 
-def _run(plan: Plan, limits: Limits, recovery: Recovery, *, in_process: bool, quiet: bool, json_output: bool) -> None:
+def _run(
+    plan: Plan,
+    limits: Limits,
+    recovery: Recovery,
+    *,
+    in_process: bool,
+    quiet: bool,
+    json_output: bool,
+) -> None:
     shared = plan.shared
     uri, acquisition = str(shared.camera), shared.acquisition
     to_stdout = _lines_on_stdout(shared.outputs.jsonl, quiet=quiet, report=json_output)
     source = make_camera(uri, acquisition.policy, in_process=in_process)
-    view = RunView()
+    rig = None if shared.rig is None else read_rig(Path(shared.rig))
+    alarms, statistics, systemd, host = Alarms(), Statistics(), Systemd(), Host()
+    view = RunView(alarms, statistics)
     with ExitStack() as stack:
-        models = open_models(plan, source, stack)
-        predictor = models.predictors[plan.active]
-        sinks = make_sinks(shared.outputs, to_stdout=to_stdout)
-        for sink in sinks:
-            stack.callback(sink.close)
+        products = Products(plan, rig)
+        drift = DriftSink(products.loaded, alarms)
+        sinks = [*make_sinks(shared.outputs, to_stdout=to_stdout), drift]
+        if rig is not None:
+            sinks.append(RigMonitor(rig, alarms))
         triggers = None if shared.triggers is None else triggers_from_uri(shared.triggers)
-        if triggers is not None:
-            stack.callback(triggers.close)
-        limit = models.book.inspector_for("").threshold
-        notes.print(f"[green]engine[/] {predictor.description}  [dim]threshold {limit:.4g}[/]")
+        for output in (*sinks, *([] if triggers is None else [triggers])):
+            stack.callback(output.close)
+        model, limit = products.loaded[plan.active], products.book.inspector_for("").threshold
+        notes.print(f"[green]engine[/] {model.description}  [dim]threshold {limit:.4g}[/]")
         info = stack.enter_context(opened_camera(source))
-        set_options(source, shared)
+        products.set_options(source)
+        every_second = [lambda: statistics.host(host.figures()), lambda: systemd.report(statistics, alarms)]
+        if limits.latency_ms is not None:
+            every_second.append(LatencyAlarm(statistics, alarms, limits.latency_ms).check)
         line = Line(
-            models.book.inspector_for,
+            products.book.inspector_for,
             sinks,
             acquisition=acquisition,
             triggers=triggers,
             recovery=recovery,
+            prepare_camera=lambda: products.set_options(source),
+            check_camera=None if rig is None else partial(check_camera, rig),
             on_update=view.update,
+            every_second=every_second,
+            notifier=systemd,
+            alarms=alarms,
+            statistics=statistics,
         )
+        products.on_switch = lambda: line.camera_commands.put(lambda: products.set_options(source))
+        stack.enter_context(products.following())
         with view.shown(notes.is_terminal and not (to_stdout and sys.stdout.isatty())):
             summary = run_line(source, info, line, max_frames=limits.frames, duration_s=limits.duration_s)
         refused = dict(source.health().dropped)
     if json_output:
-        print_json(_report(summary, info, predictor, limit, refused, view.last_error))
+        told = {"description": model.description, "id": model.model_id, "threshold": limit}
+        report = _report(summary, info, refused, view.last_error)
+        print_json({"model": told, **report, "drift": drift.summary()})
     else:
-        print_summary(summary, refused, view.last_error)
+        print_summary(summary, refused, view.last_error, alarms)
     problem = _problem(summary, uri, view.last_error)
     if problem is not None:
         raise problem
@@ -192,17 +232,9 @@ def _lines_on_stdout(jsonl: str | None, *, quiet: bool, report: bool) -> bool:
     return jsonl is None and not (quiet or report or sys.stdout.isatty())
 
 
-def _report(
-    summary: RunSummary,
-    info: CameraInfo,
-    predictor: Predictor,
-    threshold: float,
-    refused: dict[str, int],
-    last_error: str,
-) -> dict[str, Any]:
+def _report(summary: RunSummary, info: CameraInfo, refused: dict[str, int], last_error: str) -> dict[str, Any]:
     """The whole run, JSON-able."""
     return {
-        "model": {"description": predictor.description, "id": predictor.model_id, "threshold": threshold},
         "camera": {**asdict(info), "refused": refused},
         "ended": summary.ended.value,
         "duration_s": summary.duration_s,
@@ -218,6 +250,10 @@ def _problem(summary: RunSummary, camera: str, last_error: str) -> EdgeAdError |
     statistics = summary.statistics
     if summary.ended is EndReason.CAMERA_LOST:
         return lost_camera(camera, summary.camera_error)
+    if summary.ended is EndReason.CAMERA_REFUSED:
+        what, _, rest = summary.camera_error.partition(". ")
+        why, _, remedy = rest.partition(" Remedy: ")
+        return CameraError(what, why=why, remedy=remedy)
     if statistics["sink_errors"]:
         failures = ", ".join(f"{name} failed {count} times" for name, count in statistics["sink_errors"].items())
         return OutputError(

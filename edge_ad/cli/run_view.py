@@ -46,6 +46,7 @@ ENDINGS = {
     EndReason.MAX_FRAMES: "as many as asked for",
     EndReason.DURATION: "time was up",
     EndReason.CAMERA_LOST: "the camera was lost",
+    EndReason.CAMERA_REFUSED: "the camera is not the rig's",
 }
 
 

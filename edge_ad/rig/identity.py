@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from statistics import median
 
-from edge_ad.bundle import Manifest
+from edge_ad.bundle import InputSpec, RigReference
 from edge_ad.errors import CameraError, DataError
 from edge_ad.rig.findings import Finding, Status
 from edge_ad.rig.monitor import look
@@ -71,18 +71,22 @@ def check_frames(rig: Rig, frames: Sequence[Frame]) -> None:
         )
 
 
-def fits(rig: Rig, manifest: Manifest) -> str:
+def fits(rig: Rig, wanted: InputSpec, trained: RigReference | None) -> str:
     """Why a model does not belong to a rig; empty where it does.
 
     One that was trained without a rig does if its frames have the rig's size and intrinsics; one that was
     trained with another measurement of the same rig does while the table is where it was.
+
+    Args:
+        rig: the rig.
+        wanted: what the model takes.
+        trained: the rig that it was trained for; None for none.
     """
-    camera, limits, wanted = rig.record.camera, rig.record.limits, manifest.input
+    camera, limits = rig.record.camera, rig.record.limits
     if wanted.frame_size_px != camera.frame_size_px:
         return f"it wants frames of {_size(wanted.frame_size_px)}, the rig's have {_size(camera.frame_size_px)}"
     if wanted.intrinsics is not None and not same_intrinsics(wanted.intrinsics, camera.intrinsics):
         return "it was trained with a camera of other intrinsics"
-    trained = manifest.training_data.rig
     if trained is None or trained.sha256 == rig.record.sha256:
         return ""
     if trained.serial != camera.serial:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 from edge_ad.alarms import Alarm, Alarms
@@ -25,7 +26,7 @@ from edge_ad.runtime.acquisition import Acquisition, Policy, Take, every, latest
 from edge_ad.runtime.delivery import Delivery
 from edge_ad.runtime.judging import Inspector
 from edge_ad.runtime.parts import Fate, Part, PartTracker
-from edge_ad.runtime.reader import EndReason, Reader, Reading, Recovery, black_frame
+from edge_ad.runtime.reader import Commands, EndReason, Reader, Reading, Recovery, black_frame
 from edge_ad.runtime.signals import stopped_by_signals
 from edge_ad.runtime.stats import Statistics
 from edge_ad.runtime.watchdog import Watchdog
@@ -80,7 +81,10 @@ class Line:
         acquisition: what is inspected, and by when.
         triggers: where triggers come from; None for none.
         recovery: how a lost camera is brought back.
-        check_camera: called with its info each time it was opened again; raises where it must not be used.
+        prepare_camera: called each time it was opened again, by the thread that reads it,
+        camera_commands: as is all that is put in here.
+        check_camera: called with its info and first frame each time it was opened; raises where it must not be
+            used.
         on_update: called after each inspection with the figures so far; counted like a sink when it fails.
         every_second: called about once a second, from the watchdog's thread.
         notifier: is told that the line lives.
@@ -93,7 +97,9 @@ class Line:
     acquisition: Acquisition = field(default_factory=Acquisition)
     triggers: TriggerSource | None = None
     recovery: Recovery = field(default_factory=Recovery)
-    check_camera: Callable[[CameraInfo], None] | None = None
+    prepare_camera: Callable[[], None] | None = None
+    camera_commands: Commands = field(default_factory=SimpleQueue)
+    check_camera: Callable[[CameraInfo, Frame], None] | None = None
     on_update: OnUpdate | None = None
     every_second: Sequence[Callable[[], None]] = ()
     notifier: Notifier | None = None
@@ -134,7 +140,7 @@ def run(
         ended,
         time.monotonic() - started_s,
         line.statistics.summary(),
-        running.reader.problem if ended is EndReason.CAMERA_LOST else "",
+        running.reader.problem if ended in (EndReason.CAMERA_LOST, EndReason.CAMERA_REFUSED) else "",
         line.alarms.raised(),
     )
 
@@ -148,7 +154,17 @@ class _Running:
         # A live camera's thread ends with the run, which must not set the caller's event to end it.
         self._halt = stop if self._policy == "every" else threading.Event()
         name, self._statistics, self._alarms = info.serial or info.name, line.statistics, line.alarms
-        self.reader = Reader(camera, name, self._statistics, self._halt, line.recovery, self._check_camera)
+        check = None if line.check_camera is None else self._check_camera
+        self.reader = Reader(
+            camera,
+            name,
+            self._statistics,
+            self._halt,
+            line.recovery,
+            line.prepare_camera,
+            line.camera_commands,
+            check,
+        )
         self._tracker: PartTracker | None = None
         if self._policy in ("trigger", "software"):
             rules = line.acquisition.rules(self._policy)
@@ -297,17 +313,23 @@ class _Running:
 
         return on_trigger
 
-    def _check_camera(self) -> None:
+    def _check_camera(self, frame: Frame) -> None:
         info = self._camera.info
         if self._line.check_camera is not None and info is not None:
-            self._line.check_camera(info)
+            self._line.check_camera(info, frame)
 
     def _heartbeat(self) -> None:
         if self._line.triggers is not None:
             self._line.triggers.heartbeat(self._alarms.active())
 
     def _gauge(self) -> None:
-        """Queue depths, for statistics that keep them."""
+        for name, waiting in self._delivery.depths().items():
+            self._statistics.gauge(name, waiting)
+        if self._tracker is not None:
+            self._statistics.gauge("parts", len(self._tracker))
+        temperature_c = self.reader.health.temperature_c
+        if temperature_c is not None:
+            self._statistics.temperature("camera", temperature_c)
 
 
 def _default_policy(info: CameraInfo, line: Line) -> Policy:

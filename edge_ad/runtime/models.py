@@ -72,9 +72,16 @@ def open_inspector(
         needs=[spec.name for spec in main.backend.inputs],
         max_skew_ms=max_skew_ms,
         roi=main.spec.roi,
+        depth_fill=_depth_fill(main),
     )
     weakref.finalize(inspector, _close, predictors)
     return inspector, main
+
+
+def _depth_fill(predictor: Predictor) -> float | None:
+    """Share of the ROI that had depth in most good frames."""
+    shares = () if predictor.reference is None else predictor.reference.images.get("depth_fill", ())
+    return float(np.median(shares)) if shares else None
 
 
 def _is_bundle(path: Path) -> bool:

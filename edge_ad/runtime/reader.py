@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from queue import SimpleQueue
 
 import numpy as np
 
 from edge_ad.errors import CameraError, EdgeAdError
 from edge_ad.runtime.stats import Statistics
-from edge_ad.types import Camera, Frame, ReadStatus
+from edge_ad.types import Camera, CameraHealth, Frame, ReadStatus
 
 READ_TIMEOUT_S = 0.3
 """How long one read may wait: short, as stopping waits for it."""
@@ -22,6 +23,10 @@ SILENCE_S = 0.8
 """A camera that keeps a pace and sends nothing for so long, or for four of its periods, is lost."""
 FIRST_FRAME_S = 5.0
 """The same before it has sent anything."""
+
+HEALTH_S = 1.0
+
+Commands = SimpleQueue[Callable[[], None]]
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +39,7 @@ class EndReason(str, Enum):
     MAX_FRAMES = "max frames"
     DURATION = "duration"
     CAMERA_LOST = "camera lost"
+    CAMERA_REFUSED = "camera refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +83,15 @@ class Reader:
         statistics: receives the counts and the time spent reading.
         halt: when set, waiting to bring it back ends.
         recovery: how it is brought back.
-        check: called after it was brought back; what it raises makes that attempt a failure.
+        prepare: called after it was brought back; what it raises is logged.
+        commands: what else the thread that reads it does with it, before the next read.
+        check: called with the first frame after each opening; raises where this camera must not be used, which
+            ends everything at the first opening, and is a failed attempt to bring it back later.
 
     Attributes:
         ended: why there will be no more readings; None while there may be.
         problem: what the last attempt to read it or bring it back failed with.
+        health: of the camera, about a second old at most while it is read.
     """
 
     def __init__(
@@ -91,13 +101,19 @@ class Reader:
         statistics: Statistics,
         halt: threading.Event,
         recovery: Recovery | None = None,
-        check: Callable[[], None] | None = None,
+        prepare: Callable[[], None] | None = None,
+        commands: Commands | None = None,
+        check: Callable[[Frame], None] | None = None,
     ) -> None:
         self.ended: EndReason | None = None
         self.problem = ""
+        self.health = CameraHealth()
+        self._health_s = 0.0
         self._camera, self._name, self._statistics, self._halt = camera, name, statistics, halt
         self._recovery = recovery or Recovery()
-        self._check = check
+        self._prepare, self._check = prepare, check
+        self._commands = commands or SimpleQueue()
+        self._must_check, self._is_accepted = check is not None, False
         self._last_sequence: int | None = None
         self._lost = False
         able = {"resets": camera.caps.can_reset, "respawns": hasattr(camera, "respawn")}
@@ -136,9 +152,13 @@ class Reader:
         reading = self._read(timeout_s)
         self._waited_s = 0.0 if reading is not None and reading.error is None else self.silent_s
         self._entered_s = None
+        if time.monotonic() - self._health_s > HEALTH_S:
+            self._health_s, self.health = time.monotonic(), self._camera.health()
         return reading
 
     def _read(self, timeout_s: float) -> Reading | None:
+        while not self._commands.empty():
+            self._attempted(self._commands.get())
         if self._lost:
             self._recover()
         if self.ended is not None or self._lost:
@@ -173,7 +193,9 @@ class Reader:
     def _patience_s(self) -> float:
         return FIRST_FRAME_S if self._period_s is None else max(SILENCE_S, 4 * self._period_s)
 
-    def _arrived(self, frame: Frame) -> Reading:
+    def _arrived(self, frame: Frame) -> Reading | None:
+        if self._must_check and not self._passes(frame):
+            return None
         # A number that does not rise is a camera that began to count again, not a loss.
         if self._last_sequence is not None and frame.sequence > self._last_sequence + 1:
             self._statistics.dropped("camera", frame.sequence - self._last_sequence - 1)
@@ -186,6 +208,19 @@ class Reader:
         self._last_sequence = frame.sequence
         self._attempt, self._rung, self._arrived_s = 0, 0, now_s
         return Reading(frame)
+
+    def _passes(self, frame: Frame) -> bool:
+        """Whether the camera that was opened may be used."""
+        assert self._check is not None
+        try:
+            self._check(frame)
+        except EdgeAdError as error:
+            self._lose(str(error), rung=1)
+            if not self._is_accepted:
+                self.ended = EndReason.CAMERA_REFUSED
+            return False
+        self._must_check, self._is_accepted = False, True
+        return True
 
     def _smoothed(self, now_s: float) -> float:
         assert self._period_s is not None
@@ -222,8 +257,8 @@ class Reader:
         self._statistics.event(name)
         try:
             self._cure(name)
-            if self._check is not None:
-                self._check()
+            if self._prepare is not None:
+                self._attempted(self._prepare)
         except Exception as error:
             if not isinstance(error, EdgeAdError) and self._statistics.event("bugs") == 1:
                 _log.error("bringing back %s failed", self._name, exc_info=error)
@@ -231,7 +266,14 @@ class Reader:
             return
         self._statistics.event("reconnects")
         self._lost, self._last_sequence, self._waited_s = False, None, 0.0
+        self._must_check = self._check is not None
         self._entered_s = time.monotonic()
+
+    def _attempted(self, command: Callable[[], None]) -> None:
+        try:
+            command()
+        except Exception as error:
+            _log.warning("camera %s: %s", self._name, error, exc_info=not isinstance(error, EdgeAdError))
 
     def _cure(self, name: str) -> None:
         if name == "restarts":

@@ -71,6 +71,7 @@ class SoftwareRealSense:
         depth_unit_m: float = DEPTH_UNIT_M,
         color_options: Mapping[str, tuple[float, ...]] = MappingProxyType({}),
         depth_options: Mapping[str, tuple[float, ...]] = MappingProxyType({}),
+        one_sensor: bool = False,
     ) -> None:
         self.serial, self._color_format, self._depth_unit_m = serial, color_format, depth_unit_m
         self.device = rs.software_device()
@@ -81,7 +82,8 @@ class SoftwareRealSense:
             (rs.camera_info.usb_type_descriptor, usb),
         ):
             self.device.register_info(key, value)
-        self._sensors = self.device.add_sensor("Stereo Module"), self.device.add_sensor("RGB Camera")
+        stereo = self.device.add_sensor("Stereo Module")
+        self._sensors = stereo, stereo if one_sensor else self.device.add_sensor("RGB Camera")
         streams = (
             _stream(rs.stream.depth, "z16", 2, 1),
             _stream(rs.stream.color, color_format, CHANNELS[color_format], color_scale),

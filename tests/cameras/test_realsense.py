@@ -250,7 +250,7 @@ def test_without_the_sdk_the_error_names_the_extra_and_libusb(monkeypatch: pytes
         ("realsense://?depth=848", r"depth is not valid.*848x480@30.*'848'"),
         ("realsense://?align=both", r"align is not valid.*'color' or 'depth'"),
         ("realsense://?speed=1", r"'speed' is unknown.*align, color, depth"),
-        ("realsense://?sync=sometimes", r"sync is not valid"),
+        ("realsense://?sync=sometimes", r"sync is not valid.*default, master, slave, full_slave"),
         ("realsense://?ae=lock&gain=20&depth_gain=16", r"ae=lock leaves to the camera what gain and depth_gain"),
         ("realsense://?ae=off", r"ae is not valid.*'auto' or 'lock'"),
         ("realsense://0815?repeat=1", r"no recording that could be repeated"),

@@ -257,6 +257,18 @@ def test_a_frame_carries_what_its_images_tell_and_no_more() -> None:
     assert frame.skew_ms == pytest.approx(4.5)
 
 
+def test_where_one_sensor_makes_both_images_its_exposure_is_in_microseconds() -> None:
+    device = SoftwareRealSense(one_sensor=True, depth_options=DEPTH_OPTIONS)  # as a D405 is made
+    camera = cold(device)
+    with opened(camera):
+        device.tell("depth", actual_exposure=8500)
+        device.push(1)
+        metadata = read_frame(camera).metadata
+        camera.set(exposure_us=1234)
+    assert metadata["exposure_us"] == metadata["depth_exposure_us"] == 8500
+    assert device.option("depth", "exposure") == 1234
+
+
 def test_health_names_the_hottest_sensor_and_what_was_lost() -> None:
     device = SoftwareRealSense()
     device.show("asic_temperature", 41.0)

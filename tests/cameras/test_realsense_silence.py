@@ -21,6 +21,7 @@ from tests.cameras.software_realsense import (
     SoftwareRealSense,
     cold,
     make_images,
+    read_frame,
 )
 
 SILENT_FROM, SILENT_TO, LAST = 6, 40, 45
@@ -90,6 +91,20 @@ def test_a_live_stream_goes_on_alone_when_the_other_has_been_silent_for_half_a_s
 @pytest.mark.parametrize("stream", ["color", "depth"])
 def test_a_recorded_stream_goes_on_alone_too(tmp_path: Path, stream: str) -> None:
     check_alone(recorded(tmp_path / "a.db3", SoftwareRealSense(), one_stream(stream)), stream)
+
+
+def test_a_stream_that_is_silent_from_the_start_holds_the_other_back() -> None:
+    device = SoftwareRealSense()
+    camera = cold(device)
+    with opened(camera):
+        device.push(1)
+        read_frame(camera)
+        camera.restart()
+        for number in range(2, 40):
+            device.push(number, streams="color")
+            assert camera.read(0) is ReadStatus.TIMEOUT
+        device.push(40)
+        np.testing.assert_array_equal(read_frame(camera).depth, make_images(40)[0])
 
 
 def test_depth_alone_is_still_registered_to_colour_which_needs_only_the_calibration(tmp_path: Path) -> None:
