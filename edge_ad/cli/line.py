@@ -23,6 +23,7 @@ from edge_ad.rig.record import Rig
 from edge_ad.runtime.judging import Inspector
 from edge_ad.runtime.models import open_inspector
 from edge_ad.runtime.recipes import Outputs, Recipe, RecipeBook, active_in, read_recipes
+from edge_ad.settings import validated
 from edge_ad.sinks.images import MapSink, OverlaySink
 from edge_ad.sinks.jsonl import JsonLinesSink
 from edge_ad.sinks.sqlite import SqliteSink
@@ -56,7 +57,8 @@ def planned(paths: Sequence[Path], overrides: dict[str, Any]) -> Plan:
 
     Args:
         paths: recipes, and directories of recipes.
-        overrides: options that were given; they take the place of what the recipes say.
+        overrides: options that were given, by the recipe's field, tables as mappings; they take the place of what
+            the recipes say.
 
     Raises:
         ConfigError: a recipe is wrong, or neither recipes nor an engine and a camera were given.
@@ -66,7 +68,7 @@ def planned(paths: Sequence[Path], overrides: dict[str, Any]) -> Plan:
         for option, name in (("--engine", "model"), ("--camera", "camera")):
             if name not in given:
                 raise ConfigError(f"{option} is missing", remedy=f"give {option}, or a --recipe that names it")
-        return Plan({"": Recipe(**given)}, "")
+        return Plan({"": validated(Recipe, given, "the command line", options=_options(given))}, "")
     own = {"threshold", "mode", "model", "fallback"} & given.keys()
     recipes = read_recipes(list(paths))
     if own and len(recipes) > 1:
@@ -84,12 +86,22 @@ def planned(paths: Sequence[Path], overrides: dict[str, Any]) -> Plan:
 
 
 def _overridden(recipe: Recipe, given: dict[str, Any]) -> Recipe:
-    tables: dict[str, Any] = {
-        name: getattr(recipe, name).model_copy(update=given[name].model_dump(exclude_unset=True))
-        for name in ("acquisition", "outputs")
-        if name in given
-    }
-    return recipe.model_copy(update={**given, **tables})
+    values = recipe.model_dump(exclude_unset=True)
+    for name, value in given.items():
+        values[name] = {**values.get(name, {}), **value} if isinstance(value, Mapping) else value
+    return validated(Recipe, values, "the recipe with the command line's options", options=_options(given))
+
+
+def _options(given: Mapping[str, Any], table: str = "") -> dict[str, str]:
+    """By field, the option that set it."""
+    called = {"model": "engine", "triggers": "trigger"}
+    options: dict[str, str] = {}
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            options |= _options(value, f"{name}.")
+        else:
+            options[f"{table}{name}"] = f"--{called.get(name, name).replace('_', '-')}"
+    return options
 
 
 def make_camera(uri: str, policy: str | None, *, in_process: bool) -> Camera:

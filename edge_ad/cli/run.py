@@ -20,16 +20,14 @@ from edge_ad.errors import CameraError, ConfigError, DataError, EdgeAdError, Out
 from edge_ad.rig.identity import check_camera
 from edge_ad.rig.monitor import RigMonitor
 from edge_ad.rig.record import read_rig
-from edge_ad.runtime.acquisition import Acquisition, Policy
+from edge_ad.runtime.acquisition import Policy
 from edge_ad.runtime.host import Host
 from edge_ad.runtime.latency_alarm import LatencyAlarm
 from edge_ad.runtime.loop import Line, RunSummary
 from edge_ad.runtime.loop import run as run_line
 from edge_ad.runtime.notify import Systemd
 from edge_ad.runtime.reader import EndReason, Recovery
-from edge_ad.runtime.recipes import Outputs
 from edge_ad.runtime.stats import Statistics
-from edge_ad.settings import validated
 from edge_ad.triggers import triggers_from_uri
 from edge_ad.types import CameraInfo, Decision
 
@@ -131,8 +129,8 @@ def command(
         "fallback": tuple(fallback or ()),
         "triggers": trigger,
         "rig": rig,
-        "acquisition": _given(Acquisition, rules),
-        "outputs": _given(Outputs, outputs),
+        "acquisition": {name: value for name, value in rules.items() if value is not None},
+        "outputs": {name: value for name, value in outputs.items() if value is not None},
     }
     plan = planned(recipe or [], overrides)
     recovery = RECOVERY if give_up_s is None else Recovery(RECOVERY.delays_s, give_up_s)
@@ -174,6 +172,8 @@ def _run(
         triggers = None if shared.triggers is None else triggers_from_uri(shared.triggers)
         for output in (*sinks, *([] if triggers is None else [triggers])):
             stack.callback(output.close)
+        if triggers is not None:
+            notes.print(f"[green]triggers[/] {triggers.address or shared.triggers}")
         model, limit = products.loaded[plan.active], products.book.inspector_for("").threshold
         notes.print(f"[green]engine[/] {model.description}  [dim]threshold {limit:.4g}[/]")
         info = stack.enter_context(opened_camera(source))
@@ -209,13 +209,6 @@ def _run(
     problem = _problem(summary, uri, view.last_error)
     if problem is not None:
         raise problem
-
-
-def _given(kind: type[Any], values: dict[str, Any]) -> Any:
-    """The settings that were given on the command line; None where there are none."""
-    given = {name: value for name, value in values.items() if value is not None}
-    options = {name: f"--{name.replace('_', '-')}" for name in given}
-    return validated(kind, given, "the command line", options=options) if given else None
 
 
 def _lines_on_stdout(jsonl: str | None, *, quiet: bool, report: bool) -> bool:
