@@ -109,12 +109,33 @@ def _realsense() -> dict[str, Any]:
     return {"version": load_sdk().__version__, "cameras": [asdict(device) for device in list_devices()]}
 
 
+def _orbbec() -> dict[str, Any]:
+    from edge_ad.cameras.orbbec_devices import list_devices
+
+    return {"cameras": [asdict(device) for device in list_devices()]}
+
+
+def _oak() -> dict[str, Any]:
+    from edge_ad.cameras.oak_devices import list_devices
+
+    return {"cameras": [asdict(device) for device in list_devices()]}
+
+
+def _genicam() -> dict[str, Any]:
+    from edge_ad.cameras.genicam_devices import list_devices
+
+    return {"cameras": [asdict(device) for device in list_devices()]}
+
+
 PROBES = {
     "onnxruntime": _onnxruntime,
     "nvidia": _nvidia,
     "gpu-memory": _gpu_memory,
     "tensorrt": _tensorrt,
     "realsense": _realsense,
+    "orbbec": _orbbec,
+    "oak": _oak,
+    "genicam": _genicam,
 }
 
 

@@ -5,6 +5,7 @@ realsense://SERIAL?depth=848x480@30&color=848x480@30&align=color&preset=high_acc
 realsense://FILE.db3?repeat=0      a recording, every frame of it; .bag too
 genicam://SERIAL?cti=/path/x.cti   any GenICam camera; trigger=software or line1 for one capture per part
 orbbec://SERIAL?depth=640x576@30   an Orbbec camera; orbbec://FILE.bag: a recording
+oak://MXID?size=640x400&fps=30     a Luxonis OAK-D; depth is computed in the camera
 v4l2:///dev/video0?size=640x480    a webcam or any other Linux video device: colour alone
 folder://DIRECTORY?fps=0&loop=0    captures from disk, as fast as they are read
 replay://DIRECTORY?fps=30&loop=1   the same at the pace of a live camera
@@ -27,6 +28,7 @@ CAMERAS = {
     "realsense": "edge_ad.cameras.realsense:RealSenseCamera",
     "genicam": "edge_ad.cameras.genicam:GenicamCamera",
     "orbbec": "edge_ad.cameras.orbbec:OrbbecCamera",
+    "oak": "edge_ad.cameras.oak:OakCamera",
     "v4l2": "edge_ad.cameras.v4l2:V4l2Camera",
     "folder": "edge_ad.cameras.folder:FolderCamera",
     "replay": "edge_ad.cameras.folder:FolderCamera",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,13 +13,14 @@ from edge_ad.cameras.genicam_devices import (
     close_harvester,
     devices_of,
     find_device,
+    incomplete_counter,
     interrupt_kept,
-    load_sdk,
     open_harvester,
+    own_description,
     sdk_errors,
 )
 from edge_ad.cameras.genicam_features import Features, RangeScale, choose_trigger, enable_images, read_range_scale
-from edge_ad.cameras.genicam_frames import USABLE, Part, frame_of
+from edge_ad.cameras.genicam_frames import USABLE, Numbers, Part, frame_of
 from edge_ad.cameras.triggered import TriggeredParts
 from edge_ad.cameras.uri import CameraUri
 from edge_ad.errors import CameraError
@@ -90,7 +92,7 @@ class GenicamCamera(CameraDriver):
         self._features: Features | None = None
         self._scale = RangeScale()
         self._source = ""
-        self._numbers = Numbers(self)
+        self._numbers = Numbers(self.dropped)
         self._parts = TriggeredParts()
         self._lost = False
 
@@ -132,8 +134,8 @@ class GenicamCamera(CameraDriver):
         index = find_device(attached, self._serial)
         device = attached[index]
         with interrupt_kept():
-            self._acquirer = self._harvester.create(index, config=_description(options.xml))
-        self._acquirer.add_callback(self._acquirer.Events.INCOMPLETE_BUFFER, _counter(self))
+            self._acquirer = self._harvester.create(index, config=own_description(options.xml))
+        self._acquirer.add_callback(self._acquirer.Events.INCOMPLETE_BUFFER, incomplete_counter(self.dropped))
         self._source = f"genicam://{device.serial}"
         features = self._features = Features(self._acquirer.remote_device.node_map, device.serial or device.name)
         for text in (options.features or "").split(","):
@@ -182,22 +184,35 @@ class GenicamCamera(CameraDriver):
             CameraError: the camera is not open, or sends what cannot be read.
         """
         features = self._opened()
-        if self._lost:
-            return ReadStatus.DISCONNECTED
-        try:
-            # No time at all means for ever, in this SDK.
-            buffer = self._acquirer.try_fetch(timeout=max(timeout_s, 0.001))
-        except sdk_errors():
-            self._lost = True
-            return ReadStatus.DISCONNECTED
+        deadline_s = time.monotonic() + timeout_s
+        buffer = None
+        while buffer is None and not self._lost:
+            try:
+                buffer = self._fetch(deadline_s - time.monotonic())
+            except sdk_errors():
+                self._lost = True
+            if buffer is None and time.monotonic() >= deadline_s and not self._lost:
+                self._lost = not features.is_connected()
+                if not self._lost:
+                    return ReadStatus.TIMEOUT
         if buffer is None:
-            self._lost = not features.is_connected()
-            return ReadStatus.DISCONNECTED if self._lost else ReadStatus.TIMEOUT
+            return ReadStatus.DISCONNECTED
         with buffer:  # its memory goes back to the SDK at the end
             part_id = self._parts.captured()
-            parts = [Part.of(component) for component in buffer.payload.components]
+            parts = [Part.of(component) for component in buffer.payload.components if component]
             sequence = self._numbers.next(buffer)
             return frame_of(parts, self.caps.images, self._scale, self._source, sequence, part_id)
+
+    def _fetch(self, timeout_s: float) -> Any | None:
+        """The SDK's next buffer; None when none came in time, and also, early, for an incomplete capture."""
+        try:
+            return self._acquirer.try_fetch(timeout=max(timeout_s, 0.001))  # no time at all means for ever
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # how the SDK fails at a vendor's own format
+            raise CameraError(
+                f"camera {self._name} sends images in a format that the SDK does not know",
+                why=f"{type(error).__name__}: {error}",
+                remedy="let it send standard ones: features=ComponentSelector:Range,PixelFormat:Coord3D_C32f",
+            ) from error
 
     def trigger(self, part_id: str = "") -> None:
         """Takes one capture.
@@ -223,8 +238,8 @@ class GenicamCamera(CameraDriver):
 
     def health(self) -> CameraHealth:
         """Temperature, where the camera has a sensor for it, and captures that were not delivered."""
-        temperature_c = None if self._features is None else self._features.read("DeviceTemperature")
-        return CameraHealth(temperature_c=temperature_c, dropped=dict(self.dropped))
+        told = None if self._features is None else self._features.read("DeviceTemperature")
+        return CameraHealth(temperature_c=None if told is None else float(told), dropped=dict(self.dropped))
 
     def restart(self) -> None:
         """Stops and starts the stream of the open device.
@@ -264,53 +279,3 @@ class GenicamCamera(CameraDriver):
     @property
     def _name(self) -> str:
         return self._serial or "genicam"
-
-
-class Numbers:
-    """Frame numbers of one stream: the camera's own, made to rise always.
-
-    Args:
-        camera: counts the gaps.
-    """
-
-    def __init__(self, camera: CameraDriver) -> None:
-        self._camera = camera
-        self._sequence = self._seen = -1
-
-    def restart(self) -> None:
-        """A stream begins, and its camera may count from anywhere."""
-        self._seen = -1
-
-    def next(self, buffer: Any) -> int:
-        """The number of this capture; counts those that are missing before it."""
-        try:
-            number = int(buffer.module.frame_id)
-        except sdk_errors():  # this producer does not count
-            number = -1
-        # Older cameras count to 65535 and begin again; some do not count at all.
-        missed = number - self._seen - 1 if 0 <= self._seen < number else 0
-        self._seen = number
-        if missed:
-            self._camera.dropped["sequence_gap"] += missed
-        self._sequence += 1 + missed
-        return self._sequence
-
-
-def _description(xml: Path | None) -> Any:
-    """The SDK's parameters for a description from a file; None for the camera's own."""
-    if xml is None:
-        return None
-    if not xml.is_file():
-        raise CameraError(f"description {xml} does not exist", remedy="correct the path behind xml=")
-    sdk = load_sdk()
-    return sdk.ParameterSet({sdk.ParameterKey.REMOTE_DEVICE_SOURCE_XML_FILE_PATH: str(xml)})
-
-
-def _counter(camera: CameraDriver) -> Any:
-    """What the SDK calls for each capture that it discards as incomplete."""
-
-    class Counter(load_sdk().Callback):  # type: ignore[misc]
-        def emit(self, context: object = None) -> None:
-            camera.dropped["incomplete"] += 1
-
-    return Counter()

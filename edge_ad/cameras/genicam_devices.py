@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,3 +183,23 @@ def interrupt_kept() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+def own_description(xml: Path | None) -> Any:
+    """The SDK's parameters for a description from a file; None for the camera's own."""
+    if xml is None:
+        return None
+    if not xml.is_file():
+        raise CameraError(f"description {xml} does not exist", remedy="correct the path behind xml=")
+    sdk = load_sdk()
+    return sdk.ParameterSet({sdk.ParameterKey.REMOTE_DEVICE_SOURCE_XML_FILE_PATH: str(xml)})
+
+
+def incomplete_counter(dropped: Counter[str]) -> Any:
+    """What the SDK calls for each capture that it discards because parts of it were lost on the link."""
+
+    class Incomplete(load_sdk().Callback):  # type: ignore[misc]
+        def emit(self, context: object = None) -> None:
+            dropped["incomplete"] += 1
+
+    return Incomplete()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from edge_ad.cameras.genicam_devices import sdk_errors
 from edge_ad.cameras.genicam_features import RangeScale
 from edge_ad.errors import CameraError
 from edge_ad.types import AnyArray, Float32Array, Frame, UInt8Array
@@ -27,10 +29,12 @@ RGB_CONVERSIONS: dict[str, int | None] = {
     "Mono10": cv2.COLOR_GRAY2RGB,
     "Mono12": cv2.COLOR_GRAY2RGB,
     "Mono16": cv2.COLOR_GRAY2RGB,
+    "Mono10p": cv2.COLOR_GRAY2RGB,
+    "Mono12p": cv2.COLOR_GRAY2RGB,
 }
 """What OpenCV must do to make RGB of a format; best first."""
 
-EXCESS_BITS = {"Mono10": 2, "Mono12": 4, "Mono16": 8}
+EXCESS_BITS = {"Mono10": 2, "Mono10p": 2, "Mono12": 4, "Mono12p": 4, "Mono16": 8}
 """The low bits that 8-bit grey has no room for."""
 
 C_PLANES = {
@@ -61,8 +65,10 @@ class Part:
 
     @classmethod
     def of(cls, component: Any) -> Part:
-        """Takes a component of the SDK's payload apart."""
+        """Takes a component of the SDK's payload apart; what cannot be read is empty."""
         name, data = str(component.data_format), component.data
+        if name not in RGB_CONVERSIONS and name not in C_PLANES:
+            return cls(name, np.empty((0, 0), dtype=np.uint8))
         height, width = int(component.height), int(component.width)
         channels = int(component.num_components_per_pixel)
         if name.endswith("_Planar"):
@@ -140,3 +146,33 @@ def _depth(part: Part, scale: RangeScale) -> Float32Array:
         depth += np.float32(scale.offset)
     depth[no_return | (depth < 0)] = 0
     return depth
+
+
+class Numbers:
+    """Frame numbers of one stream: the camera's own, made to rise always.
+
+    Args:
+        dropped: counts, as ``sequence_gap``, captures that never arrived.
+    """
+
+    def __init__(self, dropped: Counter[str]) -> None:
+        self._dropped = dropped
+        self._sequence = self._seen = -1
+
+    def restart(self) -> None:
+        """A stream begins, and its camera may count from anywhere."""
+        self._seen = -1
+
+    def next(self, buffer: Any) -> int:
+        """The number of this capture; counts those that are missing before it."""
+        try:
+            number = int(buffer.module.frame_id)
+        except sdk_errors():  # this producer does not count
+            number = -1
+        # Older cameras count to 65535 and begin again; some do not count at all.
+        missed = number - self._seen - 1 if 0 <= self._seen < number else 0
+        self._seen = number
+        if missed:
+            self._dropped["sequence_gap"] += missed
+        self._sequence += 1 + missed
+        return self._sequence

@@ -21,6 +21,9 @@ from edge_ad.types import CameraHealth, CameraInfo, Frame, ReadStatus
 OPEN_S = 40.0
 """So long may opening take: librealsense alone may take 15 s to see that a camera does not start, and then warms up."""
 
+TELL_S = 3.0
+"""So long may a trigger or a setting take."""
+
 HANG_S = 3.0
 """Without a sign of life for so long while it is read, the process hangs and is killed."""
 
@@ -138,11 +141,11 @@ class IsolatedCamera(CameraDriver):
 
     def trigger(self, part_id: str = "") -> None:
         """Takes one capture."""
-        self._ask("trigger", part_id=part_id)
+        self._ask("trigger", TELL_S, part_id=part_id)
 
     def set(self, **options: float | str) -> None:
         """Changes settings."""
-        self._ask("set", **options)
+        self._ask("set", TELL_S, **options)
 
     def restart(self) -> None:
         """Restarts the stream of the open device."""
@@ -158,6 +161,8 @@ class IsolatedCamera(CameraDriver):
 
     def respawn(self) -> None:
         """Ends the process, for ``open`` to start a new one."""
+        if self._process is not None and self._process.poll() is None and self._starts_s:
+            self._starts_s.pop()  # it lived: were it counted, a camera that is away for long would end in a rest
         self._kill("it was ended to start anew")
 
     def health(self) -> CameraHealth:
@@ -201,16 +206,16 @@ class IsolatedCamera(CameraDriver):
         self._pending.clear()
         self._channel.send("start", camera=self._uri, lossless=self._lossless, drivers=CAMERAS)
 
-    def _ask(self, command: str, **arguments: Any) -> None:
+    def _ask(self, command: str, timeout_s: float = OPEN_S, /, **arguments: Any) -> None:
         if command != "reset" and self.info is None:
             raise CameraError(f"camera {self._uri} is not open", remedy="open it first")
         try:
-            self._command(command, OPEN_S, **arguments)
+            self._command(command, timeout_s, **arguments)
         except EOFError as error:
             why = self._died()
             raise CameraError(f"the process of camera {self._uri} ended", why=why, remedy="open it again") from error
 
-    def _command(self, command: str, timeout_s: float, **arguments: Any) -> Message:
+    def _command(self, command: str, timeout_s: float, /, **arguments: Any) -> Message:
         """Sends a command and waits for what it comes to; what else arrives meanwhile is kept."""
         channel = self._channel
         if channel is None:

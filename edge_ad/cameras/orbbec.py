@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from edge_ad.cameras.base import CameraDriver
-from edge_ad.cameras.orbbec_devices import find_device, list_devices, load_sdk, sdk_context
+from edge_ad.cameras.orbbec_devices import Bus, find_device, load_sdk
 from edge_ad.cameras.orbbec_frames import FrameMaker
 from edge_ad.cameras.orbbec_streams import RecordingStream, Stream
 from edge_ad.cameras.realsense_options import StreamMode
@@ -48,13 +48,17 @@ class OrbbecCamera(CameraDriver):
         serial: of the camera; empty takes the first one.
         path: a ``.bag`` file to play in place of a camera.
         options: how it is run.
+        bus: where cameras are attached.
 
     Attributes:
         dropped: sets not delivered, by cause, over the camera's life; see ``FrameMaker``.
     """
 
-    def __init__(self, serial: str = "", path: Path | None = None, options: OrbbecOptions | None = None) -> None:
+    def __init__(
+        self, serial: str = "", path: Path | None = None, options: OrbbecOptions | None = None, bus: Bus | None = None
+    ) -> None:
         super().__init__()
+        self._bus = bus or Bus()
         self._serial, self._path, self._options = serial, path, options or OrbbecOptions()
         trigger = self._options.trigger
         self.caps = CameraCaps(
@@ -127,9 +131,9 @@ class OrbbecCamera(CameraDriver):
     def _open_live(self, sdk: Any) -> CameraInfo:
         options = self._options
         # Never a pipeline without a device: it would look for one for 2 s and let nobody else run meanwhile.
-        attached = list_devices()
+        attached = self._bus.devices()
         found = find_device(attached, self._serial)
-        device = sdk_context().query_devices().get_device_by_serial_number(found.serial)
+        device = self._bus.open(found.serial)
         _choose_trigger(sdk, device, found.serial, options.trigger)
         source = f"orbbec://{found.serial}"
         stream = Stream(sdk, device, found.serial, options.depth, options.color)
@@ -170,11 +174,13 @@ class OrbbecCamera(CameraDriver):
         while not self._lost:
             wait_s = min(max(deadline_s - time.monotonic(), 0), WAIT_S)
             images = stream.wait(round(1000 * wait_s))
+            while self.caps.paced and (newer := stream.wait(0)) is not None:  # who reads late sees what is there now
+                images = newer
             if images is not None:
                 frame = maker.frame(images, self._parts.captured())
                 if frame is not None:
                     return frame
-            elif not any(device.serial == self._opened_serial for device in list_devices()):
+            elif not any(device.serial == self._opened_serial for device in self._bus.devices()):
                 self._lost = True
             if time.monotonic() >= deadline_s and not self._lost:
                 return ReadStatus.TIMEOUT

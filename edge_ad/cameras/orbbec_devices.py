@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
-import sys
-from collections.abc import Iterator
+import tempfile
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +12,11 @@ from edge_ad.extras import require
 
 INSTALL = "pip install --no-deps pyorbbecsdk2"
 """Without its dependencies: they are those of its examples, gigabytes, and an older NumPy."""
+
+SETTINGS = """<?xml version="1.0" encoding="utf-8"?>
+<Config version="1.1"><Memory><PipelineFrameQueueSize>300</PipelineFrameQueueSize></Memory></Config>
+"""
+"""So many sets wait to be fetched; by default ten, and a recording would lose captures in a stall of 0.3 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,33 +41,22 @@ def load_sdk() -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    with _stdout_kept():
-        sdk = require("pyorbbecsdk", extra="orbbec", remedy=INSTALL)
+    sdk = require("pyorbbecsdk", extra="orbbec", remedy=INSTALL, chatty=True)
     sdk.Context.set_logger_level(sdk.OBLogLevel.NONE)  # else it writes a directory Log wherever it is started
     return sdk
 
 
-@contextlib.contextmanager
-def _stdout_kept() -> Iterator[None]:
-    """Sends to standard error what the SDK prints while it is loaded: standard output is for results."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    try:
-        os.dup2(2, 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
 @functools.cache
 def sdk_context() -> Any:
-    """The SDK's context, which goes on looking for cameras; the first call takes a second.
+    """The SDK's context, which goes on looking for cameras.
 
     Raises:
         MissingExtraError: the SDK is not installed.
     """
-    return load_sdk().Context()
+    with tempfile.NamedTemporaryFile("w", suffix=".xml") as settings:
+        settings.write(SETTINGS)
+        settings.flush()
+        return load_sdk().Context(settings.name)
 
 
 def list_devices() -> list[OrbbecDevice]:
@@ -107,3 +98,15 @@ def find_device(attached: list[OrbbecDevice], serial: str) -> OrbbecDevice:
         why=f"attached are {others}" if others else "none is attached, or the system does not let us see it",
         remedy="check the serial number, cable and power; install Orbbec's udev rules; then: edge-ad doctor",
     )
+
+
+class Bus:
+    """Where cameras are attached: what the SDK sees."""
+
+    def devices(self) -> list[OrbbecDevice]:
+        """See ``list_devices``."""
+        return list_devices()
+
+    def open(self, serial: str) -> Any:
+        """The SDK's device with this serial number, which must be attached."""
+        return sdk_context().query_devices().get_device_by_serial_number(serial)

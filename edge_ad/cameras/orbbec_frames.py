@@ -52,11 +52,15 @@ class FrameMaker:
         if depth is None or color is None:
             self._dropped["incomplete"] += 1
             return None
-        number, skew_ms = depth.get_index(), (color.get_timestamp_us() - depth.get_timestamp_us()) / 1000
+        number, skew_ms = depth.get_index(), abs(color.get_timestamp_us() - depth.get_timestamp_us()) / 1000
         if not self._pairs.is_new_capture(number, skew_ms):
             return None
         if self._align is not None:
-            registered = self._align.process(images).as_frame_set()
+            aligned = self._align.process(images)
+            if aligned is None:
+                self._dropped["incomplete"] += 1
+                return None
+            registered = aligned.as_frame_set()
             depth, color = registered.get_depth_frame(), registered.get_color_frame()
         height, width = color.get_height(), color.get_width()
         return Frame(
@@ -68,7 +72,7 @@ class FrameMaker:
             sequence=number,
             source=self._source,
             part_id=part_id,
-            skew_ms=skew_ms,
+            skew_ms=abs(skew_ms),
         )
 
 

@@ -60,7 +60,7 @@ class Stream:
         except (RuntimeError, self._sdk.OBError) as error:
             kind = "depth" if "DEPTH" in sensor.name else "color"
             raise CameraError(
-                f"camera {name} has no {kind} {mode or 'stream'} as {pixels.name}",
+                f"camera {name} has no {kind} {_text(mode)} as {pixels.name}",
                 why=str(error),
                 remedy=f"choose another mode: {kind}=WIDTHxHEIGHT@FPS" if mode else "use a camera that has it",
             ) from error
@@ -72,7 +72,7 @@ class Stream:
 
     def wait(self, timeout_ms: int) -> Any | None:
         """The next set, or None when none came in time."""
-        return self._pipeline.wait_for_frames(max(timeout_ms, 1))
+        return self._pipeline.wait_for_frames(timeout_ms)
 
     def stop(self) -> None:
         """Ends."""
@@ -178,3 +178,7 @@ class RecordingStream:
 
 def _mode(profile: Any) -> StreamMode:
     return StreamMode(profile.get_width(), profile.get_height(), profile.get_fps())
+
+
+def _text(mode: StreamMode | None) -> str:
+    return "stream" if mode is None else f"{mode.width_px}x{mode.height_px}" + (f"@{mode.fps}" if mode.fps else "")

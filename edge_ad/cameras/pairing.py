@@ -33,7 +33,7 @@ class PairCheck:
         if seen is not None and number > seen + 1:
             self._dropped["sequence_gap"] += number - seen - 1
         self._seen = number
-        if abs(skew_ms) > self._max_skew_ms:
+        if skew_ms > self._max_skew_ms:
             self._dropped["mispaired"] += 1
             return False
         return True

@@ -15,6 +15,7 @@ from edge_ad.cameras.realsense_frames import FrameMaker
 from edge_ad.cameras.realsense_options import RealSenseOptions
 from edge_ad.cameras.realsense_settling import SETTLED_WITHIN, Settled, exposure_for_level, settle
 from edge_ad.cameras.realsense_streams import LiveStream, RecordingStream
+from edge_ad.cameras.steady_clock import SteadyClock
 from edge_ad.cameras.uri import CameraUri
 from edge_ad.errors import CameraError
 from edge_ad.types import CameraCaps, CameraHealth, CameraInfo, Frame, ReadStatus
@@ -57,7 +58,7 @@ class RealSenseCamera(CameraDriver):
     ) -> None:
         super().__init__()
         live = path is None
-        self.caps = CameraCaps(live=live, paced=live, options=OPTIONS if live else ())
+        self.caps = CameraCaps(live=live, paced=live, can_reset=live, options=OPTIONS if live else ())
         self._serial, self._path = serial, path
         self._options = options or RealSenseOptions()
         self._warm_up_s = warm_up_s
@@ -117,7 +118,7 @@ class RealSenseCamera(CameraDriver):
         device = find_device(attached, self._serial)
         stream = self._stream = LiveStream(sdk, context, device.serial, options.depth, options.color, options.sync)
         source = f"realsense://{device.serial}"
-        self._maker = FrameMaker(sdk, stream.profile, source, options.align, self.dropped)
+        self._maker = FrameMaker(sdk, stream.profile, source, options.align, self.dropped, SteadyClock())
         controls = self._controls = Controls(sdk, stream.device, device.serial)
         details = {"firmware": device.firmware, "usb": device.usb, **self._maker.details}
         warnings = []

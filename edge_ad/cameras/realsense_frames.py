@@ -12,6 +12,7 @@ import numpy as np
 
 from edge_ad.cameras.realsense_devices import color_exposure_unit_us
 from edge_ad.cameras.realsense_pairing import Pairing
+from edge_ad.cameras.steady_clock import SteadyClock
 from edge_ad.errors import CameraError
 from edge_ad.types import Frame, Intrinsics, UInt8Array
 
@@ -54,15 +55,24 @@ class FrameMaker:
         source: becomes ``Frame.source``.
         align: the image that keeps its pixels; the other one is resampled to it.
         dropped: counts by cause, see ``Pairing``.
+        clock: of a live camera: tells when a frame arrived that the SDK has kept; None for recordings.
 
     Raises:
         CameraError: depth or colour come in a format that cannot be used, or cannot be registered.
     """
 
-    def __init__(self, sdk: Any, profile: Any, source: str, align: str, dropped: Counter[str]) -> None:
+    def __init__(
+        self,
+        sdk: Any,
+        profile: Any,
+        source: str,
+        align: str,
+        dropped: Counter[str],
+        clock: SteadyClock | None = None,
+    ) -> None:
         depth = profile.get_stream(sdk.stream.depth).as_video_stream_profile()
         color = profile.get_stream(sdk.stream.color).as_video_stream_profile()
-        self._source, self._align_to = source, align
+        self._source, self._align_to, self._clock = source, align, clock
         self._decoder = sdk.yuy_decoder() if color.format() == sdk.format.yuyv else None
         self._rgb_conversion = _rgb_conversion(source, depth, color, decoded=self._decoder is not None)
         # Registering what is registered already would only widen edges: the SDK paints rectangles.
@@ -89,6 +99,9 @@ class FrameMaker:
         accepted = self.pairing.accept(depth, color)
         if accepted is None:
             return None
+        if self._clock is not None:
+            shown = depth if "depth" in accepted.streams else color
+            arrived_ns = self._clock.arrival_ns(shown.get_timestamp() / 1000, arrived_ns)
         metadata = self._told_by({"depth": depth, "color": color}, accepted.streams)
         unit_m = round(depth.get_units(), 9)  # float32 in the SDK: 0.0001 would be 0.0000999999975
         if self._decoder is not None and "color" in accepted.streams:

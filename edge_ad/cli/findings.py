@@ -18,7 +18,7 @@ from typing import Any
 from edge_ad import __version__
 from edge_ad.backends.box_key import home_directory, is_signed
 from edge_ad.backends.onnxruntime import available_cores
-from edge_ad.errors import EdgeAdError, MissingExtraError
+from edge_ad.errors import CameraError, EdgeAdError, MissingExtraError
 from edge_ad.probes import PROBES, probe
 
 GIB = 1 << 30
@@ -36,6 +36,19 @@ CPU_FEATURES = {
     "i8mm": "int8 matrices",
 }
 """What speeds up inference, by the kernel's name for it."""
+
+
+CAMERA_SDKS = {
+    "orbbec": ("Orbbec", "pyorbbecsdk2", "{name}, {connection}", "check its cable, install Orbbec's udev rules"),
+    "oak": ("OAK", "depthai", "{address}, {state}", "check its cable, install Luxonis's udev rules"),
+    "genicam": (
+        "GenICam",
+        "harvesters",
+        "{vendor} {name}",
+        "check its cable, power and network address, and that GENICAM_GENTL64_PATH names its vendor's GenTL producer",
+    ),
+}
+"""By URI scheme: a camera's make, the package that finds it, what is told of it, what to do if there is none."""
 
 
 class Status(str, Enum):
@@ -58,14 +71,15 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Everything that `edge-ad doctor` looks at; hardware by probes in processes of their own, all at once."""
-    with ThreadPoolExecutor() as pool:
-        runs = {name: pool.submit(probe, name) for name in PROBES}
+    wanted = [name for name in PROBES if name not in CAMERA_SDKS or _version(CAMERA_SDKS[name][1])]
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        runs = {name: pool.submit(probe, name) for name in wanted}
         system = [_edge_ad(), cpu(), memory(), _disk(), _clock(), _engine_key()]
 
         def facts(name: str) -> dict[str, Any]:
             return runs[name].result()
 
-        return [*system, _onnxruntime(facts), *_gpu(facts), *_training(), *_cameras(facts)]
+        return [*system, _onnxruntime(facts), *_gpu(facts), *_training(), *_cameras(facts), *_more_cameras(facts)]
 
 
 def abilities(findings: list[Finding]) -> dict[str, bool]:
@@ -77,6 +91,9 @@ def abilities(findings: list[Finding]) -> dict[str, bool]:
         "inspect on an NVIDIA GPU": gpu <= good,
         "train": {"torch", "teacher weights"} <= good,
         "use a RealSense camera": any(finding.value.startswith("realsense://") for finding in findings),
+        "use an Orbbec, OAK or GenICam camera": any(
+            finding.value.startswith(tuple(f"{scheme}://" for scheme in CAMERA_SDKS)) for finding in findings
+        ),
     }
 
 
@@ -237,6 +254,29 @@ def _camera(camera: dict[str, str]) -> Finding:
     if camera["usb"].startswith("2"):
         return Finding("camera", Status.NOTE, value, "use a USB 3 port and cable for full size and rate")
     return Finding("camera", Status.OK, value)
+
+
+def _more_cameras(facts: Facts) -> list[Finding]:
+    """The cameras that the other SDKs see, as far as these are installed: few boxes have more than one."""
+    findings = []
+    for scheme, (make, package, told, remedy) in CAMERA_SDKS.items():
+        version = _version(package)
+        if not version:
+            continue
+        try:
+            cameras = facts(scheme)["cameras"]
+        except CameraError as error:
+            # Such as no producer: whoever wants a camera of this make is told what to do.
+            findings.append(Finding(package, Status.NOTE, f"{version}: {error.what}, {error.why}", error.remedy))
+        except EdgeAdError as error:
+            findings.append(Finding(package, Status.PROBLEM, f"{error.what}: {error.why}", error.remedy))
+        else:
+            findings.append(Finding(package, Status.OK, version))
+            findings += [
+                Finding("camera", Status.OK, f"{scheme}://{camera['serial']}: {told.format_map(camera)}")
+                for camera in cameras
+            ] or [Finding("camera", Status.NOTE, f"no {make} camera attached", remedy)]
+    return findings
 
 
 def _version(package: str) -> str:

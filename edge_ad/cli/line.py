@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from edge_ad.alarms import Alarms
 from edge_ad.cameras import camera_from_uri
 from edge_ad.cameras.isolated import IsolatedCamera, can_isolate
@@ -21,6 +23,7 @@ from edge_ad.rig.record import Rig
 from edge_ad.runtime.judging import Inspector
 from edge_ad.runtime.models import open_inspector
 from edge_ad.runtime.recipes import Outputs, Recipe, RecipeBook, active_in, read_recipes
+from edge_ad.settings import validated
 from edge_ad.sinks.images import MapSink, OverlaySink
 from edge_ad.sinks.jsonl import JsonLinesSink
 from edge_ad.sinks.sqlite import SqliteSink
@@ -54,7 +57,8 @@ def planned(paths: Sequence[Path], overrides: dict[str, Any]) -> Plan:
 
     Args:
         paths: recipes, and directories of recipes.
-        overrides: options that were given; they take the place of what the recipes say.
+        overrides: options that were given, by the recipe's field, tables as mappings; they take the place of what
+            the recipes say.
 
     Raises:
         ConfigError: a recipe is wrong, or neither recipes nor an engine and a camera were given.
@@ -64,7 +68,7 @@ def planned(paths: Sequence[Path], overrides: dict[str, Any]) -> Plan:
         for option, name in (("--engine", "model"), ("--camera", "camera")):
             if name not in given:
                 raise ConfigError(f"{option} is missing", remedy=f"give {option}, or a --recipe that names it")
-        return Plan({"": Recipe(**given)}, "")
+        return Plan({"": validated(Recipe, given, "the command line", options=_options(given))}, "")
     own = {"threshold", "mode", "model", "fallback"} & given.keys()
     recipes = read_recipes(list(paths))
     if own and len(recipes) > 1:
@@ -82,12 +86,22 @@ def planned(paths: Sequence[Path], overrides: dict[str, Any]) -> Plan:
 
 
 def _overridden(recipe: Recipe, given: dict[str, Any]) -> Recipe:
-    tables: dict[str, Any] = {
-        name: getattr(recipe, name).model_copy(update=given[name].model_dump(exclude_unset=True))
-        for name in ("acquisition", "outputs")
-        if name in given
-    }
-    return recipe.model_copy(update={**given, **tables})
+    values = recipe.model_dump(exclude_unset=True)
+    for name, value in given.items():
+        values[name] = {**values.get(name, {}), **value} if isinstance(value, Mapping) else value
+    return validated(Recipe, values, "the recipe with the command line's options", options=_options(given))
+
+
+def _options(given: Mapping[str, Any], table: str = "") -> dict[str, str]:
+    """By field, the option that set it."""
+    called = {"model": "engine", "triggers": "trigger"}
+    options: dict[str, str] = {}
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            options |= _options(value, f"{name}.")
+        else:
+            options[f"{table}{name}"] = f"--{called.get(name, name).replace('_', '-')}"
+    return options
 
 
 def make_camera(uri: str, policy: str | None, *, in_process: bool) -> Camera:
@@ -182,7 +196,14 @@ class Products:
                 why=misfit,
                 remedy="name the rig that it was trained for, or train with --rig and export again",
             )
-        self.loaded[name] = Loaded(model.description, model.model_id, model.reference)
+        reference = model.reference
+        if reference is None:
+            notes.print(
+                f"[dim]{escape(model.description)} does not tell what good parts were like: drift is not watched[/]"
+            )
+        else:
+            reference = reference.model_copy(update={"roi": model.spec.roi})
+        self.loaded[name] = Loaded(model.description, model.model_id, reference)
         return inspector
 
 
@@ -205,7 +226,7 @@ class DriftSink:
             model = self._loaded.get(name)
             if model is None or model.reference is None:
                 return
-            self._monitors[name] = DriftMonitor(model.reference, self._alarms)
+            self._monitors[name] = DriftMonitor(model.reference, self._alarms, recipe=name)
         self._monitors[name].write(inspection)
 
     def close(self) -> None:

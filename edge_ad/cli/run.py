@@ -19,19 +19,18 @@ from edge_ad.cli.run_view import RunView, print_summary
 from edge_ad.errors import CameraError, ConfigError, DataError, EdgeAdError, OutputError
 from edge_ad.rig.identity import check_camera
 from edge_ad.rig.monitor import RigMonitor
-from edge_ad.rig.record import read_rig
-from edge_ad.runtime.acquisition import Acquisition, Policy
+from edge_ad.rig.record import Rig, read_rig
+from edge_ad.rig.settling import lock_exposure
+from edge_ad.runtime.acquisition import Policy
 from edge_ad.runtime.host import Host
 from edge_ad.runtime.latency_alarm import LatencyAlarm
 from edge_ad.runtime.loop import Line, RunSummary
 from edge_ad.runtime.loop import run as run_line
 from edge_ad.runtime.notify import Systemd
 from edge_ad.runtime.reader import EndReason, Recovery
-from edge_ad.runtime.recipes import Outputs
 from edge_ad.runtime.stats import Statistics
-from edge_ad.settings import validated
 from edge_ad.triggers import triggers_from_uri
-from edge_ad.types import CameraInfo, Decision
+from edge_ad.types import Camera, CameraInfo, Decision
 
 RECOVERY = Recovery()
 """A camera that is lost is waited for as long as it takes."""
@@ -131,8 +130,8 @@ def command(
         "fallback": tuple(fallback or ()),
         "triggers": trigger,
         "rig": rig,
-        "acquisition": _given(Acquisition, rules),
-        "outputs": _given(Outputs, outputs),
+        "acquisition": {name: value for name, value in rules.items() if value is not None},
+        "outputs": {name: value for name, value in outputs.items() if value is not None},
     }
     plan = planned(recipe or [], overrides)
     recovery = RECOVERY if give_up_s is None else Recovery(RECOVERY.delays_s, give_up_s)
@@ -174,10 +173,13 @@ def _run(
         triggers = None if shared.triggers is None else triggers_from_uri(shared.triggers)
         for output in (*sinks, *([] if triggers is None else [triggers])):
             stack.callback(output.close)
+        if triggers is not None:
+            notes.print(f"[green]triggers[/] {triggers.address or shared.triggers}")
         model, limit = products.loaded[plan.active], products.book.inspector_for("").threshold
         notes.print(f"[green]engine[/] {model.description}  [dim]threshold {limit:.4g}[/]")
         info = stack.enter_context(opened_camera(source))
-        products.set_options(source)
+        prepare = partial(_prepare, source, products, rig)
+        prepare()
         every_second = [lambda: statistics.host(host.figures()), lambda: systemd.report(statistics, alarms)]
         if limits.latency_ms is not None:
             every_second.append(LatencyAlarm(statistics, alarms, limits.latency_ms).check)
@@ -187,7 +189,7 @@ def _run(
             acquisition=acquisition,
             triggers=triggers,
             recovery=recovery,
-            prepare_camera=lambda: products.set_options(source),
+            prepare_camera=prepare,
             check_camera=None if rig is None else partial(check_camera, rig),
             on_update=view.update,
             every_second=every_second,
@@ -195,7 +197,7 @@ def _run(
             alarms=alarms,
             statistics=statistics,
         )
-        products.on_switch = lambda: line.camera_commands.put(lambda: products.set_options(source))
+        products.on_switch = lambda: line.camera_commands.put(prepare)
         stack.enter_context(products.following())
         with view.shown(notes.is_terminal and not (to_stdout and sys.stdout.isatty())):
             summary = run_line(source, info, line, max_frames=limits.frames, duration_s=limits.duration_s)
@@ -211,11 +213,15 @@ def _run(
         raise problem
 
 
-def _given(kind: type[Any], values: dict[str, Any]) -> Any:
-    """The settings that were given on the command line; None where there are none."""
-    given = {name: value for name, value in values.items() if value is not None}
-    options = {name: f"--{name.replace('_', '-')}" for name in given}
-    return validated(kind, given, "the command line", options=options) if given else None
+def _prepare(camera: Camera, products: Products, rig: Rig | None) -> None:
+    """Sets what the rig was measured with, and then what the recipe in force wants.
+
+    Raises:
+        ConfigError, CameraError: the camera refuses.
+    """
+    if rig is not None:
+        lock_exposure(camera, rig.record.camera.locked)
+    products.set_options(camera)
 
 
 def _lines_on_stdout(jsonl: str | None, *, quiet: bool, report: bool) -> bool:

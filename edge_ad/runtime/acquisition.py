@@ -12,7 +12,6 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from edge_ad.errors import EdgeAdError
 from edge_ad.runtime.latest import LatestSlot
 from edge_ad.runtime.parts import Part, PartRules, PartTracker
 from edge_ad.runtime.reader import READ_TIMEOUT_S, Reader, Reading
@@ -23,6 +22,10 @@ from edge_ad.types import Camera
 Policy = Literal["latest", "every", "trigger", "software"]
 
 POLL_S = 0.1
+
+CAPTURE_S = 1.0
+"""A camera that is told to take a picture and sends none for so long, whatever the deadline, is lost."""
+
 JOIN_S = 5.0
 _NS_PER_MS = 1_000_000
 
@@ -42,7 +45,8 @@ class Acquisition(Settings):
         speed_mm_s: with the speed of the belt.
         guard_ms: a part is given up so long before its deadline.
         offset_ms: from the trigger to the moment the part is in view; below 0 where the camera is wired
-            to the trigger and its frame may be here before the message.
+            to the trigger and its frame may be here before the message. Frames are timed by their arrival:
+            add what the camera takes from exposure to arrival.
         frame_within_ms: how long after that its frame may come.
         queue: parts that may be open at a time; one more is answered ERROR at once.
         duplicate_ms: the same part id again within so long is the same part.
@@ -83,7 +87,7 @@ class Acquisition(Settings):
     def rules(self, policy: Policy) -> PartRules:
         """What the tracker asks of every part."""
         within_ms = self.budget_ms if policy == "software" else self.frame_within_ms
-        offset_ms = 0.0 if policy == "software" else self.offset_ms
+        offset_ms = max(self.offset_ms, 0.0) if policy == "software" else self.offset_ms
         return PartRules(
             budget_ns=_ns(self.budget_ms),
             guard_ns=_ns(self.guard_ms),
@@ -155,32 +159,36 @@ def triggered(reader: Reader, halt: threading.Event, tracker: PartTracker) -> It
 def on_demand(reader: Reader, camera: Camera, halt: threading.Event, tracker: PartTracker) -> Iterator[Take]:
     """One frame for each part, which the camera is told to take."""
 
-    def work() -> None:
-        while reader.ended is None and not halt.is_set():
-            part = tracker.wanted(POLL_S)
-            if part is None or reader.is_lost:
-                reader.read(0)  # notices a loss, and mends it
-            else:
-                _take_one(reader, camera, part, tracker)
+    def step() -> None:
+        part = tracker.wanted(POLL_S)
+        if part is None or reader.is_lost:
+            reader.read(0)  # notices a loss, and mends it
+        elif not halt.wait(max(0.0, (part.due_ns - time.monotonic_ns()) / 1e9)):
+            _take_one(reader, camera, part, tracker, halt)
 
-    with _capturing(work, halt):
+    with _capturing(lambda: reader.repeat(step), halt):
         yield lambda: _part_job(tracker)
 
 
-def _take_one(reader: Reader, camera: Camera, part: Part, tracker: PartTracker) -> None:
+def _take_one(reader: Reader, camera: Camera, part: Part, tracker: PartTracker, halt: threading.Event) -> None:
     try:
         camera.trigger(part.part_id)
-    except EdgeAdError as error:
-        reader.lose(str(error))
+    except Exception as error:
+        reader.lose(str(error) or type(error).__name__)
         tracker.fail(part)
         return
-    while (remaining_ns := part.deadline_ns - time.monotonic_ns()) > 0 and not reader.is_lost:
-        reading = reader.read(min(READ_TIMEOUT_S, remaining_ns / 1e9))
+    # Also beyond the deadline: a camera that does not name its frames would give this one for the next part's.
+    until_s = time.monotonic() + max(CAPTURE_S, (part.deadline_ns - time.monotonic_ns()) / 1e9)
+    while time.monotonic() < until_s and not reader.is_lost and reader.ended is None and not halt.is_set():
+        reading = reader.read(READ_TIMEOUT_S)
         if reading is not None and reading.error is None and reading.frame.part_id in (None, part.part_id):
             tracker.offer(replace(reading.frame, part_id=part.part_id))
             return
         if reading is not None and reading.error is not None:
             break
+    else:
+        if not reader.is_lost and not halt.is_set():
+            reader.lose("it took no picture when it was told to")
     tracker.fail(part)
 
 

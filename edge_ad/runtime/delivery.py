@@ -15,6 +15,8 @@ from edge_ad.types import Inspection, Sink
 CAPACITY = 32
 """Inspections that wait for one sink, with their frames: about a second of a live camera."""
 
+LOOK_S = 0.1
+
 CLOSE_S = 10.0
 """At the end, so long may a sink take for what is waiting."""
 
@@ -27,14 +29,17 @@ class Outlet:
     Args:
         sink: receives the inspections in order.
         statistics: receives times, failures and losses.
-        lossless: waits when the queue is full; else the oldest inspection in it is lost and counted.
+        stop: lossless until it is set: waits when the queue is full. None or set, the oldest inspection in a full
+            queue is lost and counted.
         capacity: of the queue.
     """
 
-    def __init__(self, sink: Sink, statistics: Statistics, *, lossless: bool, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self, sink: Sink, statistics: Statistics, stop: threading.Event | None = None, capacity: int = CAPACITY
+    ) -> None:
         self.name = type(sink).__name__
         self._sink, self._statistics = sink, statistics
-        self._lossless, self._capacity = lossless, capacity
+        self._stop, self._capacity = stop, capacity
         self._waiting: deque[Inspection] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -45,9 +50,9 @@ class Outlet:
     def put(self, inspection: Inspection) -> None:
         """Queues an inspection."""
         with self._changed:
-            if self._lossless:
-                self._changed.wait_for(lambda: len(self._waiting) < self._capacity or self._closing)
-            elif len(self._waiting) >= self._capacity:
+            while self._stop is not None and not self._stop.is_set() and len(self._waiting) >= self._capacity:
+                self._changed.wait(LOOK_S)  # in turns: a sink that hangs must not keep the line from ending
+            if len(self._waiting) >= self._capacity:
                 self._waiting.popleft()
                 self._statistics.dropped(f"undelivered to {self.name}")
             self._waiting.append(inspection)
@@ -99,11 +104,11 @@ class Delivery:
     Args:
         sinks: receive every inspection.
         statistics: receives times, failures and losses.
-        lossless: see `Outlet`.
+        stop: see `Outlet`.
     """
 
-    def __init__(self, sinks: Sequence[Sink], statistics: Statistics, *, lossless: bool) -> None:
-        self._outlets = [Outlet(sink, statistics, lossless=lossless) for sink in sinks]
+    def __init__(self, sinks: Sequence[Sink], statistics: Statistics, stop: threading.Event | None = None) -> None:
+        self._outlets = [Outlet(sink, statistics, stop) for sink in sinks]
 
     def put(self, inspection: Inspection) -> None:
         """Queues an inspection for every sink."""

@@ -16,12 +16,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import Any, Protocol
 
 from edge_ad.alarms import Alarm, Alarms
-from edge_ad.errors import EdgeAdError
+from edge_ad.errors import ConfigError, EdgeAdError
 from edge_ad.runtime.acquisition import Acquisition, Policy, Take, every, latest, on_demand, triggered
 from edge_ad.runtime.delivery import Delivery
 from edge_ad.runtime.judging import Inspector
@@ -29,6 +29,7 @@ from edge_ad.runtime.parts import Fate, Part, PartTracker
 from edge_ad.runtime.reader import Commands, EndReason, Reader, Reading, Recovery, black_frame
 from edge_ad.runtime.signals import stopped_by_signals
 from edge_ad.runtime.stats import Statistics
+from edge_ad.runtime.survival import survived
 from edge_ad.runtime.watchdog import Watchdog
 from edge_ad.triggers import TriggerSource
 from edge_ad.types import Camera, CameraInfo, Frame, Inspection, Sink
@@ -131,6 +132,10 @@ def run(
 
     Returns:
         How it went; losing the camera for good is an end too, not an exception.
+
+    Raises:
+        ConfigError: the policy needs triggers and there are none, or the other way round, or a camera that takes
+            pictures when told to.
     """
     running = _Running(camera, info, line, stop or threading.Event())
     started_s = time.monotonic()
@@ -151,6 +156,7 @@ class _Running:
     def __init__(self, camera: Camera, info: CameraInfo, line: Line, stop: threading.Event) -> None:
         self._camera, self._line, self._stop = camera, line, stop
         self._policy = line.acquisition.policy or _default_policy(info, line)
+        _check_policy(self._policy, camera, line)
         # A live camera's thread ends with the run, which must not set the caller's event to end it.
         self._halt = stop if self._policy == "every" else threading.Event()
         name, self._statistics, self._alarms = info.serial or info.name, line.statistics, line.alarms
@@ -170,7 +176,7 @@ class _Running:
             rules = line.acquisition.rules(self._policy)
             self._tracker = PartTracker(rules, self._emit, self._statistics.event)
         sinks = [*line.sinks, *([] if line.triggers is None else [line.triggers])]
-        self._delivery = Delivery(sinks, self._statistics, lossless=self._policy == "every")
+        self._delivery = Delivery(sinks, self._statistics, stop if self._policy == "every" else None)
         self._inspected = 0
         self._judging_since_s: float | None = None
 
@@ -190,14 +196,14 @@ class _Running:
                 stack.enter_context(watchdog.watching())
                 if line.triggers is not None and self._tracker is not None:
                     line.triggers.start(self._tracker_triggers(self._tracker))
+                if self._tracker is not None:
+                    stack.callback(self._tracker.close)  # at once: a driver that hangs makes no open part late
                 if line.notifier is not None:
                     line.notifier.ready()
                 return self._drive(take, max_frames, deadline_s)
         finally:
             if line.notifier is not None:
                 line.notifier.stopping()
-            if self._tracker is not None:
-                self._tracker.close()
             self._delivery.close()
 
     @contextmanager
@@ -206,7 +212,7 @@ class _Running:
         if tracker is None:
             age_ms = self._line.acquisition.max_age_ms
             taking = every(reader) if self._policy == "every" else latest(reader, halt, self._statistics, age_ms)
-        elif self._policy == "software" and self._camera.caps.software_trigger:
+        elif self._policy == "software":
             taking = on_demand(reader, self._camera, halt, tracker)
         else:
             taking = triggered(reader, halt, tracker)
@@ -255,8 +261,8 @@ class _Running:
                 raise reading.error
             result, verdict = inspector(frame, self._statistics, self._alarms)
         except Exception as error:
-            if not isinstance(error, EdgeAdError) and reading.error is None and self._statistics.event("bugs") == 1:
-                _log.error("judging a frame failed", exc_info=error)
+            if error is not reading.error:
+                survived(error, "judging a frame", self._statistics)
             return self._error(frame, _text(error), inspector, recipe, **times)
         return Inspection(frame, verdict, result, inspector.model_id, inspector.recipe, **times)
 
@@ -264,7 +270,8 @@ class _Running:
         if inspector is None:
             try:
                 inspector = self._line.inspector_for(recipe)
-            except EdgeAdError:
+            except Exception as error:
+                survived(error, "finding a part's model", self._statistics)
                 return Inspection(frame, Inspector.nobody(reason), None, "", recipe, **times)
         return Inspection(frame, inspector.error(reason), None, inspector.model_id, inspector.recipe, **times)
 
@@ -273,23 +280,26 @@ class _Running:
         if inspection is None:
             assert fate is not None
             self._statistics.event(fate.value)
-            shown = frame or black_frame(self.reader.problem and "no camera", part.number, part.part_id)
+            shown = black_frame("no frame", part.number) if frame is None else frame
+            shown = replace(shown, part_id=part.part_id)
             times = {"triggered_ns": part.triggered_ns, "deadline_ns": part.deadline_ns}
-            inspection = self._error(shown, self._why(fate), None, part.recipe, **times)
+            inspection = self._error(shown, self._why(fate, frame), None, part.recipe, **times)
         self._statistics.record("answer", (time.monotonic_ns() - part.triggered_ns) / 1e6)
         if time.monotonic_ns() >= part.deadline_ns:
             self._statistics.event("answered_late")
         self._deliver(inspection)
 
-    def _why(self, fate: Fate) -> str:
+    def _why(self, fate: Fate, frame: Frame | None) -> str:
         acquisition = self._line.acquisition
+        problem = f": {self.reader.problem}" if self.reader.is_lost and self.reader.problem else ""
         if fate is Fate.OVERRUN:
             return f"trigger overrun: {acquisition.queue} parts were waiting already"
         if fate is Fate.LATE:
-            return f"late: no verdict within {acquisition.budget_ms:g} ms of the trigger"
+            lacking = "verdict" if frame is not None else "frame"
+            cause = "" if frame is not None else problem
+            return f"late: no {lacking} within {acquisition.budget_ms:g} ms of the trigger{cause}"
         if fate is Fate.STOPPED:
             return "the line was stopped before the part was judged"
-        problem = f": {self.reader.problem}" if self.reader.is_lost and self.reader.problem else ""
         return f"no frame shows this part{problem}"
 
     def _deliver(self, inspection: Inspection) -> None:
@@ -309,7 +319,10 @@ class _Running:
 
     def _tracker_triggers(self, tracker: PartTracker) -> Callable[[str, str], None]:
         def on_trigger(part_id: str, recipe: str) -> None:
-            tracker.trigger(part_id, recipe)
+            try:
+                tracker.trigger(part_id, recipe)
+            except Exception as error:  # in the thread of a source, which must go on
+                survived(error, "a trigger", self._statistics)
 
         return on_trigger
 
@@ -336,6 +349,28 @@ def _default_policy(info: CameraInfo, line: Line) -> Policy:
     if line.triggers is not None:
         return "trigger"
     return "latest" if info.live else "every"
+
+
+def _check_policy(policy: Policy, camera: Camera, line: Line) -> None:
+    by_parts = policy in ("trigger", "software")
+    if by_parts and line.triggers is None:
+        raise ConfigError(
+            f"policy {policy} has no source of triggers",
+            why="parts are announced by triggers",
+            remedy="give one: --trigger tcp://127.0.0.1:7001, or leave the policy out",
+        )
+    if line.triggers is not None and not by_parts:
+        raise ConfigError(
+            f"policy {policy} does not go together with triggers",
+            why="it judges frames whatever is triggered, so no trigger would be answered",
+            remedy="use policy trigger or software, or leave --trigger out",
+        )
+    if policy == "software" and not camera.caps.software_trigger:
+        raise ConfigError(
+            "the camera takes no pictures when told to, as policy software asks",
+            why="it has no software trigger, or another trigger was chosen for it",
+            remedy="use policy trigger, which picks the first frame after each trigger; or choose its software trigger",
+        )
 
 
 def _text(error: Exception) -> str:

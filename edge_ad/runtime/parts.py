@@ -134,8 +134,9 @@ class PartTracker:
                 self.count("duplicates" if not self._closed else "discarded")
                 return None
             self._number += 1
+            if part_id:
+                self._recent[part_id] = now_ns
             part_id = part_id or str(self._number)
-            self._recent[part_id] = now_ns
             due_ns = now_ns + rules.offset_ns
             part = Part(
                 part_id,
@@ -217,9 +218,12 @@ class PartTracker:
             self._emit_settled(self.clock_ns())
             return min((self._overdue_ns(entry) for entry in self._open if not entry.is_settled), default=None)
 
-    def wait(self, timeout_s: float) -> None:
-        """Returns when something has changed, or after ``timeout_s``."""
+    def watch(self, timeout_s: float) -> None:
+        """Gives up what is overdue; returns when the next part may be, when one was triggered, or in ``timeout_s``."""
         with self._changed:
+            due_ns = self.expire()
+            if due_ns is not None:
+                timeout_s = min(timeout_s, max(0.0, (due_ns - self.clock_ns()) / 1e9))
             self._changed.wait(timeout_s)
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from edge_ad.errors import CameraError, EdgeAdError
 from edge_ad.runtime.stats import Statistics
+from edge_ad.runtime.survival import survived
 from edge_ad.types import Camera, CameraHealth, Frame, ReadStatus
 
 READ_TIMEOUT_S = 0.3
@@ -22,11 +23,14 @@ READ_TIMEOUT_S = 0.3
 SILENCE_S = 0.8
 """A camera that keeps a pace and sends nothing for so long, or for four of its periods, is lost."""
 FIRST_FRAME_S = 5.0
-"""The same before it has sent anything."""
+"""The same before it has sent anything since it was opened."""
 
 HEALTH_S = 1.0
 
 Commands = SimpleQueue[Callable[[], None]]
+
+PAUSE_S = 0.1
+"""After an error that should not be: were it to come back at once, it must not take the whole processor."""
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +94,7 @@ class Reader:
 
     Attributes:
         ended: why there will be no more readings; None while there may be.
-        problem: what the last attempt to read it or bring it back failed with.
+        problem: what the last attempt to read it or bring it back failed with; empty once a frame has come.
         health: of the camera, about a second old at most while it is read.
     """
 
@@ -121,14 +125,16 @@ class Reader:
         self._attempt = self._rung = 0
         self._period_s: float | None = None
         self._arrived_s = time.monotonic()
-        self._waited_s = 0.0
-        self._entered_s: float | None = None
+        # Seconds of reading without a frame before this read, and when this read began: one attribute, as the
+        # watchdog looks at it from its own thread.
+        self._silence: tuple[float, float | None] = (0.0, None)
+        self._silent_before_s = 0.0
 
     @property
     def silent_s(self) -> float:
         """How long it has been read without a frame; a slow consumer's own time does not count."""
-        entered_s = self._entered_s
-        return self._waited_s + (0.0 if entered_s is None else time.monotonic() - entered_s)
+        waited_s, entered_s = self._silence
+        return waited_s + (0.0 if entered_s is None else time.monotonic() - entered_s)
 
     @property
     def is_lost(self) -> bool:
@@ -142,19 +148,25 @@ class Reader:
     @property
     def is_silent(self) -> bool:
         """Whether a camera that keeps a pace has sent nothing for too long, or is lost."""
-        if self._lost:
+        paced = self._camera.caps.paced
+        if self._lost or (self._attempt and paced):  # opened again is not back: that takes a frame
             return self.silent_s > SILENCE_S
-        return self._camera.caps.paced and self.silent_s > self._patience_s
+        return paced and self._is_overdue
 
     def read(self, timeout_s: float) -> Reading | None:
         """The next reading, or None when there is none within ``timeout_s`` or ever again."""
-        self._entered_s = time.monotonic()
+        self._silence = (self._silence[0], time.monotonic())
         reading = self._read(timeout_s)
-        self._waited_s = 0.0 if reading is not None and reading.error is None else self.silent_s
-        self._entered_s = None
+        heard = reading is not None and reading.error is None
+        idle = not (self._lost or self._camera.caps.paced)  # no frame was due
+        self._silence = (0.0 if heard or idle else self.silent_s, None)
         if time.monotonic() - self._health_s > HEALTH_S:
-            self._health_s, self.health = time.monotonic(), self._camera.health()
+            self._health_s = time.monotonic()
+            self._attempted(self._ask_health)
         return reading
+
+    def _ask_health(self) -> None:
+        self.health = self._camera.health()
 
     def _read(self, timeout_s: float) -> Reading | None:
         while not self._commands.empty():
@@ -173,7 +185,7 @@ class Reader:
             return self._arrived(outcome)
         if outcome is ReadStatus.TIMEOUT:
             self._statistics.event("timeouts")
-            if self._camera.caps.paced and self.silent_s > self._patience_s:
+            if self._camera.caps.paced and self._is_overdue:
                 self._lose(f"it has sent nothing for {self.silent_s:.1f} s", rung=0)
         elif outcome is ReadStatus.DISCONNECTED:
             self._statistics.event("disconnects")
@@ -184,14 +196,28 @@ class Reader:
 
     def feed(self, receive: Callable[[Reading], None]) -> None:
         """Reads until the end or ``halt``: the work of a capture thread."""
-        while self.ended is None and not self._halt.is_set():
+
+        def step() -> None:
             reading = self.read(READ_TIMEOUT_S)
             if reading is not None:
                 receive(reading)
 
+        self.repeat(step)
+
+    def repeat(self, step: Callable[[], object]) -> None:
+        """Does ``step`` over and over until the end or ``halt``, whatever it raises."""
+        while self.ended is None and not self._halt.is_set():
+            try:
+                step()
+            except Exception as error:
+                survived(error, f"taking frames of {self._name}", self._statistics)
+                self._halt.wait(PAUSE_S)
+
     @property
-    def _patience_s(self) -> float:
-        return FIRST_FRAME_S if self._period_s is None else max(SILENCE_S, 4 * self._period_s)
+    def _is_overdue(self) -> bool:
+        """Whether the next frame should have come, since the camera was opened or sent the last one."""
+        shortest_s = FIRST_FRAME_S if self._period_s is None or self._last_sequence is None else SILENCE_S
+        return self.silent_s - self._silent_before_s > max(shortest_s, 4 * (self._period_s or 0.0))
 
     def _arrived(self, frame: Frame) -> Reading | None:
         if self._must_check and not self._passes(frame):
@@ -207,6 +233,7 @@ class Reader:
             _log.warning("camera %s: back after %.1f s", self._name, now_s - self._arrived_s)
         self._last_sequence = frame.sequence
         self._attempt, self._rung, self._arrived_s = 0, 0, now_s
+        self.problem, self._silent_before_s = "", 0.0
         return Reading(frame)
 
     def _passes(self, frame: Frame) -> bool:
@@ -214,8 +241,9 @@ class Reader:
         assert self._check is not None
         try:
             self._check(frame)
-        except EdgeAdError as error:
-            self._lose(str(error), rung=1)
+        except Exception as error:
+            survived(error, f"checking {self._name}", self._statistics)
+            self._lose(str(error) or type(error).__name__, rung=1)
             if not self._is_accepted:
                 self.ended = EndReason.CAMERA_REFUSED
             return False
@@ -229,10 +257,11 @@ class Reader:
     def _failed(self, error: Exception) -> Reading:
         """The frame that should have come is an ERROR; the device itself is brought back if it may be at fault."""
         self._statistics.event("read_errors")
-        if not isinstance(error, EdgeAdError) and self._statistics.event("bugs") == 1:
-            _log.error("reading from %s failed", self._name, exc_info=error)
+        survived(error, f"reading from {self._name}", self._statistics)
         if isinstance(error, CameraError) or not isinstance(error, EdgeAdError):
-            self._lose(str(error), rung=1)
+            self._lose(str(error) or type(error).__name__, rung=1)
+        elif self._camera.caps.paced and self._is_overdue:
+            self._lose(str(error), rung=0)  # not one whole capture in all this time
         else:
             self.problem = str(error)
         self._last_sequence = 0 if self._last_sequence is None else self._last_sequence + 1
@@ -256,18 +285,17 @@ class Reader:
         self._rung = self._rung + 1 if self._rung + 1 < len(self._rungs) else 1
         self._statistics.event(name)
         try:
-            self._cure(name)
-            if self._prepare is not None:
-                self._attempted(self._prepare)
+            if not self._cure(name):
+                return
         except Exception as error:
-            if not isinstance(error, EdgeAdError) and self._statistics.event("bugs") == 1:
-                _log.error("bringing back %s failed", self._name, exc_info=error)
-            self.problem = str(error)
+            survived(error, f"bringing back {self._name}", self._statistics)
+            self.problem = str(error) or type(error).__name__
             return
+        if self._prepare is not None:
+            self._attempted(self._prepare)
         self._statistics.event("reconnects")
-        self._lost, self._last_sequence, self._waited_s = False, None, 0.0
+        self._lost, self._last_sequence, self._silent_before_s = False, None, self.silent_s
         self._must_check = self._check is not None
-        self._entered_s = time.monotonic()
 
     def _attempted(self, command: Callable[[], None]) -> None:
         try:
@@ -275,17 +303,19 @@ class Reader:
         except Exception as error:
             _log.warning("camera %s: %s", self._name, error, exc_info=not isinstance(error, EdgeAdError))
 
-    def _cure(self, name: str) -> None:
+    def _cure(self, name: str) -> bool:
+        """Whether it was carried out, and not stopped on the way."""
         if name == "restarts":
             self._camera.restart()
-            return
+            return True
         if name == "resets":
             self._camera.reset()
             if self._halt.wait(BOOT_S):
-                return
+                return False
         elif name == "respawns":
             self._camera.respawn()  # type: ignore[attr-defined]
         self._camera.open()
+        return True
 
 
 def black_frame(source: str, sequence: int = 0, part_id: str | None = None) -> Frame:

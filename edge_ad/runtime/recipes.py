@@ -46,7 +46,8 @@ class Recipe(Settings):
         fallback: engines of the same bundle that take over when a sensor fails.
         threshold: a score above it is NG; by default the model's.
         camera: its URI; recipes of one run share it.
-        camera_options: set when the recipe comes into force, such as ``exposure_us``.
+        camera_options: set when the recipe comes into force, such as ``exposure_us``; what one recipe sets is for
+            all to set, as it stays until another does.
         rig: directory of the rig that it was set up on.
         roi: the part of the frame that is inspected, of the size that the model was trained on.
         triggers: their source's URI; recipes of one run share it.
@@ -125,6 +126,15 @@ def active_in(directory: Path) -> str:
         return ""
 
 
+def _written(directory: Path) -> int:
+    """Tells one writing of the file `ACTIVE` from the next, also of the same name; 0 where there is none."""
+    try:
+        status = (directory / ACTIVE).stat()
+    except OSError:
+        return 0
+    return hash((status.st_mtime_ns, status.st_ino, status.st_size)) or 1
+
+
 class RecipeBook:
     """The recipes of a run: which one is in force, and what judges each.
 
@@ -197,9 +207,14 @@ class RecipeBook:
 
     def preload(self) -> None:
         """Loads as many as may be resident, one after the other, in the background."""
-        for name in list(self._recipes)[: self._most]:
-            if name not in self._resident:
-                self._fetch(name)
+        others = [name for name in self._recipes if name != self.active][: self._most - 1]
+
+        def work() -> None:
+            for name in others:
+                if self._begins(name):
+                    self._fetch_now(name)
+
+        threading.Thread(target=work, name="loading recipes", daemon=True).start()
 
     @contextmanager
     def following(self, directory: Path) -> Iterator[None]:
@@ -207,15 +222,12 @@ class RecipeBook:
         stop = threading.Event()
 
         def work() -> None:
-            seen = active_in(directory)
+            seen = 0  # what was written before this began counts, too
             while not stop.wait(LOOK_S):
-                name = active_in(directory)
-                if name and name != seen:
-                    try:
-                        self.switch(name)
-                    except EdgeAdError as error:
-                        _log.error("%s", error)
-                seen = name
+                written = _written(directory)
+                if written and written != seen:
+                    self._follow(active_in(directory))
+                seen = written
 
         thread = threading.Thread(target=work, name="recipes", daemon=True)
         thread.start()
@@ -225,17 +237,29 @@ class RecipeBook:
             stop.set()
             thread.join()
 
+    def _follow(self, name: str) -> None:
+        try:
+            if name:
+                self.switch(name)
+        except Exception as error:  # whatever it is, the next change over must be followed
+            _log.error("%s", error, exc_info=not isinstance(error, EdgeAdError))
+
     def _known(self, name: str) -> Recipe:
         if name not in self._recipes:
             raise ConfigError(f"there is no recipe {name!r}", remedy=f"use one of: {', '.join(sorted(self._recipes))}")
         return self._recipes[name]
 
     def _fetch(self, name: str) -> None:
+        if self._begins(name):
+            threading.Thread(target=self._fetch_now, args=(name,), name=f"loading {name}", daemon=True).start()
+
+    def _begins(self, name: str) -> bool:
+        """Notes that a recipe is being loaded; False where it is already, or is there."""
         with self._lock:
-            if name in self._loading:
-                return
+            if name in self._loading or name in self._resident:
+                return False
             self._loading.add(name)
-        threading.Thread(target=self._fetch_now, args=(name,), name=f"loading {name}", daemon=True).start()
+            return True
 
     def _fetch_now(self, name: str) -> None:
         started_s = time.monotonic()
@@ -245,22 +269,23 @@ class RecipeBook:
             _log.error("recipe %s could not be loaded: %s", name, error, exc_info=not isinstance(error, EdgeAdError))
             with self._lock:
                 self._loading.discard(name)
-                self._failed[name] = str(error)
+                self._failed[name] = str(error) or type(error).__name__
             return
         _log.info("recipe %s loaded in %.1f s", name, time.monotonic() - started_s)
+        evicted = []
         with self._lock:
             self._loading.discard(name)
             self._resident[name] = inspector
             for old in [key for key in self._resident if key not in (name, self.active, self._wanted)]:
                 if len(self._resident) > self._most:
-                    del self._resident[old]  # freed when nobody judges with it any more
-            wanted = self._wanted == name != self.active
-        if wanted:
-            self._bring(name)
+                    evicted.append(self._resident.pop(old))
+        evicted.clear()  # freed here, without the lock, or when nobody judges with it any more
+        self._bring(name)
 
     def _bring(self, name: str) -> None:
+        """Brings a resident recipe into force, unless another one has been asked for meanwhile."""
         with self._lock:
-            if self.active == name:
+            if self.active == name or self._wanted != name:
                 return
             self.active = name
         _log.warning("recipe %s is in force", name)

@@ -11,9 +11,13 @@ from edge_ad.alarms import Alarms
 from edge_ad.runtime.parts import PartTracker
 from edge_ad.runtime.reader import Reader
 from edge_ad.runtime.stats import Statistics
+from edge_ad.runtime.survival import survived
 
 TICK_S = 0.05
 """Time between looks, where nothing is due earlier."""
+
+SECOND_S = 1.0
+JOIN_S = 2.0
 
 INFERENCE_LIMIT_S = 5.0
 """One frame may be judged for so long before that is an alarm."""
@@ -24,13 +28,15 @@ CAMERA, INFERENCE = "camera", "inference"
 class Watchdog:
     """What has to happen whether or not the camera, the model and the sinks do.
 
+    An error in one of its looks or actions is counted, and the next is taken all the same.
+
     Args:
         reader: of the camera.
         statistics: receives the counts.
         alarms: are raised and cleared.
         judging_since_s: when the frame in hand was begun, on the monotonic clock; None while there is none.
         tracker: gives up its overdue parts; None where there are no triggers.
-        every_second: called about once a second.
+        every_second: called about once a second, from a second thread: one that takes its time makes no part late.
     """
 
     def __init__(
@@ -45,32 +51,42 @@ class Watchdog:
         self._reader, self._statistics, self._alarms = reader, statistics, alarms
         self._judging_since_s, self._tracker, self._every_second = judging_since_s, tracker, every_second
         self._stop = threading.Event()
-        self._second_s = 0.0
         self._silent = self._hanging = False
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Looks after the line for the length of a ``with`` block."""
-        thread = threading.Thread(target=self._work, name="watchdog", daemon=True)
-        thread.start()
+        works = {"watchdog": self._watch, "every second": self._act}
+        threads = [threading.Thread(target=work, name=name, daemon=True) for name, work in works.items()]
+        for thread in threads:
+            thread.start()
         try:
             yield
         finally:
             self._stop.set()
-            thread.join()
+            for thread in threads:
+                thread.join(JOIN_S)
 
-    def _work(self) -> None:
+    def _watch(self) -> None:
         while not self._stop.is_set():
-            due_ns = None if self._tracker is None else self._tracker.expire()
-            self._look_at_the_camera()
-            self._look_at_the_model()
-            now_s = time.monotonic()
-            if now_s - self._second_s >= 1.0:
-                self._second_s = now_s
-                for action in self._every_second:
-                    action()
-            wait_s = TICK_S if due_ns is None else min(TICK_S, max(0.0, (due_ns - time.monotonic_ns()) / 1e9))
-            self._stop.wait(wait_s)
+            self._attempt(self._look_at_the_camera)
+            self._attempt(self._look_at_the_model)
+            if self._tracker is None or not self._attempt(lambda tracker=self._tracker: tracker.watch(TICK_S)):  # type: ignore[misc]
+                self._stop.wait(TICK_S)
+
+    def _act(self) -> None:
+        while not self._stop.is_set():
+            for action in self._every_second:
+                self._attempt(action)
+            self._stop.wait(SECOND_S)
+
+    def _attempt(self, action: Callable[[], None]) -> bool:
+        try:
+            action()
+        except Exception as error:
+            survived(error, "the watchdog", self._statistics)
+            return False
+        return True
 
     def _look_at_the_camera(self) -> None:
         reader = self._reader

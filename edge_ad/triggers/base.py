@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO
 
 from edge_ad.alarms import Alarm
 from edge_ad.types import Inspection
@@ -13,6 +14,7 @@ OnTrigger = Callable[[str, str], None]
 """Called with a part's name and its recipe; either may be empty."""
 
 MAX_LINE = 4096
+"""Characters of one line; a longer one is refused whole."""
 
 _log = logging.getLogger(__name__)
 
@@ -23,10 +25,12 @@ class TriggerSource:
     Attributes:
         is_over: no trigger will come any more.
         refused: lines that announced no part.
+        address: where it listens; empty where it does not.
     """
 
     is_over = False
     refused = 0
+    address = ""
 
     def start(self, on_trigger: OnTrigger) -> None:
         """Begins to announce parts, from a thread of its own."""
@@ -51,6 +55,8 @@ class TriggerSource:
             Why it names none; empty where it does.
         """
         try:
+            if len(line) >= MAX_LINE:
+                raise ValueError(f"a line has more than {MAX_LINE} characters")
             part_id, recipe = part_of(line)
         except ValueError as error:
             self.refused += 1
@@ -58,6 +64,15 @@ class TriggerSource:
             return str(error)
         on_trigger(part_id, recipe)
         return ""
+
+
+def lines_of(stream: TextIO) -> Iterator[str]:
+    """The lines of a stream with their ends; of one that is too long the first `MAX_LINE` characters alone."""
+    while line := stream.readline(MAX_LINE):
+        rest = line
+        while len(rest) == MAX_LINE and not rest.endswith("\n"):
+            rest = stream.readline(MAX_LINE)
+        yield line
 
 
 def part_of(line: str) -> tuple[str, str]:
@@ -71,10 +86,10 @@ def part_of(line: str) -> tuple[str, str]:
         return text, ""
     try:
         message = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{text[:80]!r} is not JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{text[:80]!r} is not JSON: {error}") from error
     unknown = message.keys() - {"part", "recipe"}
     values = [message.get(name, "") for name in ("part", "recipe")]
-    if unknown or not all(isinstance(value, (str, int)) for value in values):
+    if unknown or not all(type(value) in (str, int) for value in values):
         raise ValueError(f'{text[:80]!r}: write {{"part": "A-17"}} or {{"part": "A-17", "recipe": "lid"}}')
     return str(values[0]), str(values[1])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import sys
 import threading
 from typing import TextIO
 
 from edge_ad.errors import ConfigError
-from edge_ad.triggers.base import MAX_LINE, OnTrigger, TriggerSource
+from edge_ad.triggers.base import OnTrigger, TriggerSource, lines_of
+
+_log = logging.getLogger(__name__)
 
 
 class StdinTriggers(TriggerSource):
@@ -34,11 +38,17 @@ class StdinTriggers(TriggerSource):
     def start(self, on_trigger: OnTrigger) -> None:
         """Reads in a thread of its own; a daemon, as reading cannot be interrupted."""
         stream = sys.stdin if self._stream is None else self._stream
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what is no UTF-8 is a strange name, not the end
 
         def work() -> None:
-            while line := stream.readline(MAX_LINE):
-                self.announce(line, on_trigger)
-            self.is_over = True
+            try:
+                for line in lines_of(stream):
+                    self.announce(line, on_trigger)
+            except (OSError, ValueError) as error:  # ValueError: it was closed
+                _log.error("standard input cannot be read any more: %s", error)
+            finally:
+                self.is_over = True
 
         threading.Thread(target=work, name="triggers", daemon=True).start()
 

@@ -24,8 +24,14 @@ from pydantic import Field
 from edge_ad.alarms import Alarm
 from edge_ad.errors import ConfigError, OutputError
 from edge_ad.settings import Settings, validated
-from edge_ad.triggers.base import MAX_LINE, OnTrigger, TriggerSource
+from edge_ad.triggers.base import OnTrigger, TriggerSource, lines_of
 from edge_ad.types import Inspection
+
+UNHEARD_MS = 10_000
+"""A client that has not confirmed what was sent to it for so long, such as one without power, is cut off."""
+
+PAUSE_S = 0.1
+"""Before the next attempt, where no client can be accepted, such as for want of file handles."""
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -61,15 +67,18 @@ class TcpTriggers(TriggerSource):
     def __init__(self, host: str, port: int, options: TcpOptions | None = None) -> None:
         self._options = options or TcpOptions()
         try:
-            self._server = socket.create_server((host, port), backlog=self._options.clients)
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            self._server = socket.create_server((host, port), family=family, backlog=self._options.clients)
         except OSError as error:
             raise OutputError(
                 f"cannot listen for triggers on {host}:{port}",
                 why=str(error),
-                remedy="end the program that has the port, or choose another one",
+                remedy="end the program that has the port, or choose another one; the host must be one of this machine",
             ) from error
         self.port: int = self._server.getsockname()[1]
-        self._clients: dict[socket.socket, str] = {}
+        self.address = f"tcp://[{host}]:{self.port}" if ":" in host else f"tcp://{host}:{self.port}"
+        self._closed = threading.Event()
+        self._clients: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._beats = 0
 
@@ -84,7 +93,7 @@ class TcpTriggers(TriggerSource):
         chosen = validated(TcpOptions, options, f"trigger tcp://{address}")
         host, _, port = address.rpartition(":")
         host = host.strip("[]")
-        if not host or not port.isdigit() or int(port) > 65535:
+        if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
             raise ConfigError(f"trigger tcp://{address} is no address", remedy="write tcp://127.0.0.1:7001")
         if host not in LOOPBACK and not chosen.expose:
             raise ConfigError(
@@ -114,41 +123,54 @@ class TcpTriggers(TriggerSource):
 
     def close(self) -> None:
         """Cuts all clients off and frees the port."""
+        with self._lock:
+            self._closed.set()
+            clients = list(self._clients)
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
-        with self._lock:
-            clients = list(self._clients)
         for client in clients:
             self._cut(client)
 
     def _accept(self, on_trigger: OnTrigger) -> None:
-        while True:
+        while not self._closed.is_set():
             try:
-                client, address = self._server.accept()
-            except OSError:
-                return  # closed
-            with self._lock:
-                full = len(self._clients) >= self._options.clients
-                if not full:
-                    self._clients[client] = f"{address[0]}:{address[1]}"
-            if full:
-                _log.warning("a client for triggers was refused: %d are connected", self._options.clients)
-                client.close()
-                continue
+                client, _ = self._server.accept()
+                self._admit(client, on_trigger)
+            except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
+                if not self._closed.wait(PAUSE_S):
+                    _log.error("a client for triggers could not be accepted: %s", error)
+
+    def _admit(self, client: socket.socket, on_trigger: OnTrigger) -> None:
+        with self._lock:
+            full = len(self._clients) >= self._options.clients
+            if not full and not self._closed.is_set():
+                self._clients.add(client)
+        if full or self._closed.is_set():
+            _log.warning("a client for triggers was refused: %d are connected", self._options.clients)
+            self._send(client, {"refused": f"{self._options.clients} clients are connected already"})
+            self._cut(client)
+            return
+        try:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNHEARD_MS)
             threading.Thread(target=self._listen, args=(client, on_trigger), name="trigger client", daemon=True).start()
+        except (OSError, RuntimeError):
+            self._cut(client)
+            raise
 
     def _listen(self, client: socket.socket, on_trigger: OnTrigger) -> None:
         try:
             with client.makefile("r", encoding="utf-8", errors="replace", newline="\n") as lines:
-                while line := lines.readline(MAX_LINE):
+                for line in lines_of(lines):
                     problem = self.announce(line, on_trigger)
                     if problem:
                         self._send(client, {"refused": problem})
-        except OSError:
+        except (OSError, ValueError):
             pass  # cut off
-        self._cut(client)
+        finally:
+            self._cut(client)
 
     def _tell(self, message: dict[str, Any]) -> None:
         with self._lock:
@@ -168,7 +190,7 @@ class TcpTriggers(TriggerSource):
 
     def _cut(self, client: socket.socket) -> None:
         with self._lock:
-            self._clients.pop(client, None)
+            self._clients.discard(client)
         with contextlib.suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)
         client.close()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rosbags.rosbag1 import Writer
 
+from edge_ad.cameras.orbbec_devices import Bus, OrbbecDevice, load_sdk, sdk_context
 from edge_ad.types import AnyArray, Intrinsics
 
 HEIGHT_PX, WIDTH_PX, FPS = 120, 160, 30
@@ -110,3 +112,18 @@ def _image(image: AnyArray, encoding: str, number: int, stamp_us: int) -> bytes:
         + _bytes(b"")
         + struct.pack("<IB", 0, 8 * image.itemsize)
     )
+
+
+class RecordedBus(Bus):
+    """A camera as far as the SDK knows: a recording, which sends as a camera does."""
+
+    def __init__(self, bag: Path, connection: str = "USB3.2") -> None:
+        self.bag, self.attached = bag, [OrbbecDevice("Femto Bolt", SERIAL, connection)]
+
+    def devices(self) -> list[OrbbecDevice]:
+        return self.attached
+
+    def open(self, serial: str) -> Any:
+        assert serial == SERIAL
+        sdk_context()  # as it is once cameras have been listed
+        return load_sdk().PlaybackDevice(str(self.bag))

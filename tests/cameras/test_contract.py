@@ -37,6 +37,26 @@ def film_camera(tmp_path: Path) -> Camera:
     return V4l2Camera(write_film(tmp_path / "film.avi", 4), open_capture=FilmCapture)
 
 
+@pytest.fixture
+def attached_orbbec(orbbec_bag: Path) -> Camera:
+    """A camera as far as the SDK knows: a recording that sends as a camera does."""
+    from edge_ad.cameras.orbbec import OrbbecCamera
+    from tests.cameras.orbbec_bag import RecordedBus
+
+    return OrbbecCamera(bus=RecordedBus(orbbec_bag))
+
+
+@pytest.fixture
+def host_oak() -> Camera:
+    """A camera as far as depthai's pairing knows."""
+    pytest.importorskip("depthai")
+    from edge_ad.cameras.oak import OakCamera, OakOptions
+    from tests.cameras.host_oak import HostOak, steady
+
+    options = OakOptions.model_validate({"size": "32x24", "fps": 50})
+    return OakCamera(options=options, open_link=HostOak(lambda: steady(1000)))
+
+
 DRIVERS: dict[str, Callable[[Request], Camera]] = {
     "realsense": lambda request: request.getfixturevalue("attached_realsense"),
     "realsense-file": lambda request: camera_from_uri(f"realsense://{request.getfixturevalue('recording')}"),
@@ -46,7 +66,9 @@ DRIVERS: dict[str, Callable[[Request], Camera]] = {
     "folder": lambda request: camera_from_uri(f"folder://{request.getfixturevalue('captures')}"),
     "replay": lambda request: camera_from_uri(f"replay://{request.getfixturevalue('captures')}"),
     "genicam": lambda request: camera_from_uri(f"genicam://1?cti={request.getfixturevalue('producer')}"),
+    "orbbec": lambda request: request.getfixturevalue("attached_orbbec"),
     "orbbec-file": lambda request: camera_from_uri(f"orbbec://{request.getfixturevalue('orbbec_bag')}"),
+    "oak": lambda request: request.getfixturevalue("host_oak"),
     "v4l2": lambda request: request.getfixturevalue("film_camera"),
     "replay-clouds": lambda request: camera_from_uri(f"replay://{request.getfixturevalue('clouds')}?fps=100"),
     "synthetic": lambda request: camera_from_uri("synthetic://?size=64&pool=2"),

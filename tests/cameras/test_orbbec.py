@@ -2,24 +2,27 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from edge_ad.cameras import camera_from_uri
-from edge_ad.cameras.orbbec import OrbbecCamera
-from edge_ad.cameras.orbbec_devices import OrbbecDevice, find_device, list_devices
+from edge_ad.cameras.orbbec import OrbbecCamera, OrbbecOptions
+from edge_ad.cameras.orbbec_devices import Bus, OrbbecDevice, find_device, list_devices, load_sdk
+from edge_ad.cameras.orbbec_streams import RecordingStream
 from edge_ad.cameras.pairing import PairCheck
 from edge_ad.errors import CameraError, ConfigError
 from edge_ad.types import Camera, Frame, ReadStatus
 from tests.cameras.conftest import RECORDED_FRAMES
 
 pytest.importorskip("pyorbbecsdk")
-from tests.cameras.orbbec_bag import INTRINSICS, SERIAL, make_images, write_bag  # noqa: E402
+from tests.cameras.orbbec_bag import INTRINSICS, SERIAL, RecordedBus, make_images, write_bag  # noqa: E402
 
 NO_SDK = """
 import sys
@@ -163,6 +166,76 @@ def test_a_camera_is_found_by_its_serial_number() -> None:
         find_device(attached, "C")
 
 
+def attached(cameras: list[Camera], bus: Bus, **options: object) -> OrbbecCamera:
+    camera = OrbbecCamera(options=OrbbecOptions.model_validate(options), bus=bus)
+    cameras.append(camera)
+    return camera
+
+
+def test_an_attached_camera_is_read_until_it_goes(cameras: list[Camera], orbbec_bag: Path) -> None:
+    bus = RecordedBus(orbbec_bag, "USB2.1")
+    camera = attached(cameras, bus, depth="160x120@30", color="160x120@30")
+    info = camera.open()
+    assert (info.name, info.serial, info.live, info.details["color"]) == ("Femto Bolt", SERIAL, True, "160x120@30")
+    assert "USB 3" in info.warnings[0]
+    frame = camera.read(3.0)
+    assert isinstance(frame, Frame) and frame.source == f"orbbec://{SERIAL}"
+    depth, color = make_images(frame.sequence)
+    np.testing.assert_array_equal(frame.depth, depth)
+    np.testing.assert_array_equal(frame.rgb, color)
+    while isinstance(outcome := camera.read(0.5), Frame):  # the recording ends: the camera is silent
+        assert outcome.sequence > frame.sequence
+    assert outcome is ReadStatus.TIMEOUT
+    bus.attached = []
+    assert camera.read(0.5) is ReadStatus.DISCONNECTED
+    assert camera.read(0.5) is ReadStatus.DISCONNECTED
+    with pytest.raises(CameraError, match="no Orbbec camera found"):
+        camera.open()
+
+
+def test_who_reads_late_sees_the_newest_capture(cameras: list[Camera], orbbec_bag: Path) -> None:
+    camera = attached(cameras, RecordedBus(orbbec_bag))
+    camera.open()
+    time.sleep(1.5)
+    frame = camera.read(3.0)
+    assert isinstance(frame, Frame) and frame.sequence == RECORDED_FRAMES
+    assert camera.read(0.01) is ReadStatus.TIMEOUT
+
+
+def test_a_recording_waits_for_a_stalled_program(tmp_path: Path) -> None:
+    """Longer than what the SDK keeps by itself."""
+    stream = RecordingStream(load_sdk(), write_bag(tmp_path / "long.bag", 40))
+    held = threading.Event()
+    frames: list[int] = []
+
+    def make_frame(images: Any) -> None:
+        held.wait()
+        frames.append(images.get_depth_frame().get_index())
+
+    stream.start(make_frame)
+    time.sleep(1.5)
+    held.set()
+    while not stream.is_over():
+        stream.take(0.2)
+    stream.stop()
+    assert sorted(set(frames)) == list(range(1, 41))
+
+
+def test_a_mode_or_a_trigger_that_a_camera_lacks_is_named(cameras: list[Camera], orbbec_bag: Path) -> None:
+    bus = RecordedBus(orbbec_bag)
+    with pytest.raises(CameraError, match="has no depth 640x576@30 as Y16.*depth=WIDTHxHEIGHT@FPS"):
+        attached(cameras, bus, depth="640x576@30").open()
+    with pytest.raises(CameraError, match=f"camera {SERIAL} has no software trigger"):
+        attached(cameras, bus, trigger="software").open()
+
+
+def test_several_cameras_are_told_apart(cameras: list[Camera], orbbec_bag: Path) -> None:
+    bus = RecordedBus(orbbec_bag)
+    bus.attached = [*bus.attached, OrbbecDevice("Gemini 335", "B", "USB3.2")]
+    info = attached(cameras, bus).open()
+    assert info.warnings == (f"2 cameras are attached; to be sure of this one write orbbec://{SERIAL}",)
+
+
 def test_triggers_are_for_cameras(cameras: list[Camera], orbbec_bag: Path) -> None:
     caps = camera_from_uri("orbbec://X1?trigger=software").caps
     assert caps.software_trigger and not caps.paced and caps.live
@@ -191,7 +264,7 @@ def test_the_sdk_leaves_standard_output_and_the_directory_alone(tmp_path: Path) 
 def test_only_new_captures_whose_images_belong_together_become_frames() -> None:
     dropped: Counter[str] = Counter()
     pairs = PairCheck(10, dropped)
-    sets = [(5, 0), (6, 9), (6, 0), (9, -3), (10, 11), (11, 0)]
+    sets = [(5, 0), (6, 9), (6, 0), (9, 3), (10, 11), (11, 0)]
     assert [pairs.is_new_capture(number, skew) for number, skew in sets] == [True, True, False, True, False, True]
     assert dropped == {"repeated": 1, "sequence_gap": 2, "mispaired": 1}
 

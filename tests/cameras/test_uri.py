@@ -74,7 +74,7 @@ def test_a_wrong_option_is_named_with_what_is_right(query: str, says: str) -> No
 
 def test_an_unknown_driver_is_told_which_there_are() -> None:
     with pytest.raises(
-        ConfigError, match=r"'webcam' is unknown.*folder, genicam, orbbec, realsense, replay, synthetic, v4l2"
+        ConfigError, match=r"'webcam' is unknown.*folder, genicam, oak, orbbec, realsense, replay, synthetic, v4l2"
     ):
         camera_from_uri("webcam://0")
 

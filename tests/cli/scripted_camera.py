@@ -10,7 +10,7 @@ import numpy as np
 from edge_ad.cameras import CameraUri
 from edge_ad.cameras.base import CameraDriver
 from edge_ad.errors import CameraError, DataError
-from edge_ad.types import CameraInfo, Frame, Intrinsics, ReadStatus
+from edge_ad.types import CameraCaps, CameraInfo, Frame, Intrinsics, ReadStatus
 
 INTRINSICS = Intrinsics(fx=60.0, fy=60.0, cx=31.5, cy=31.5, width_px=64, height_px=64)
 
@@ -22,6 +22,7 @@ class ScriptedCamera(CameraDriver):
 
     def __init__(self, steps: list[str], *, live: bool) -> None:
         super().__init__()
+        self.caps = CameraCaps(live=live, paced=False)
         self.dropped = Counter({"mispaired": 2, "incomplete": 0})
         self._steps, self._live = steps, live
         self._next = 0

@@ -42,7 +42,7 @@ def test_the_table_names_every_finding_and_what_the_box_can_do() -> None:
 
 
 def examined(monkeypatch: pytest.MonkeyPatch, answers: dict[str, dict[str, Any] | EdgeAdError]) -> dict[str, Finding]:
-    """Findings on a box whose probes answer as told."""
+    """Findings on a box whose probes answer as told; of several with one name, the first."""
 
     def answer(name: str) -> dict[str, Any]:
         found = answers[name]
@@ -51,7 +51,10 @@ def examined(monkeypatch: pytest.MonkeyPatch, answers: dict[str, dict[str, Any] 
         return found
 
     monkeypatch.setattr(findings, "probe", answer)
-    return {finding.name: finding for finding in examine()}
+    found: dict[str, Finding] = {}
+    for finding in examine():
+        found.setdefault(finding.name, finding)
+    return found
 
 
 JETSON: dict[str, dict[str, Any] | EdgeAdError] = {
@@ -63,7 +66,11 @@ JETSON: dict[str, dict[str, Any] | EdgeAdError] = {
         "version": "2.58.4",
         "cameras": [{"name": "Intel D435", "serial": "0123", "firmware": "5.16", "usb": "3.2"}],
     },
+    "orbbec": {"cameras": []},
+    "oak": {"cameras": []},
+    "genicam": {"cameras": []},
 }
+NO_PRODUCER = CameraError("no GenTL producer found", why="the variable is not set", remedy="install one")
 NO_DRIVER = EngineError("there is no NVIDIA driver on this box", why="libcuda.so.1: cannot open", remedy="none")
 MISSING = MissingExtraError("it cannot be imported", why="No module named 'it'", remedy="pip install it")
 BROKEN = MissingExtraError("pyrealsense2 cannot be imported", why="libusb-1.0.so.0: cannot open", remedy="apt-get …")
@@ -91,6 +98,8 @@ def test_a_box_with_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         pytest.param("gpu-memory", MISSING, "GPU memory", Status.NOTE, "cannot be imported", id="no pycuda"),
         pytest.param("realsense", BROKEN, "librealsense", Status.PROBLEM, "libusb-1.0.so.0", id="no libusb"),
         pytest.param("realsense", HUNG, "librealsense", Status.PROBLEM, "more than 20 s", id="SDK hangs"),
+        pytest.param("genicam", NO_PRODUCER, "harvesters", Status.NOTE, "1.0: no GenTL producer", id="no producer"),
+        pytest.param("oak", HUNG, "depthai", Status.PROBLEM, "more than 20 s", id="depthai hangs"),
         pytest.param("realsense", BUSY, "librealsense", Status.PROBLEM, "access denied", id="no udev rules"),
     ],
 )
@@ -119,6 +128,37 @@ def test_a_bare_industrial_pc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert "GPU memory" not in found
     able = [ability for ability, possible in abilities(list(found.values())).items() if possible]
     assert able == ["inspect on the CPU"]
+
+
+MORE_CAMERAS = {
+    "orbbec": ({"name": "Femto Bolt", "serial": "CL8", "connection": "USB3.2"}, "orbbec://CL8: Femto Bolt, USB3.2"),
+    "oak": ({"serial": "1844", "address": "1.1", "state": "UNBOOTED"}, "oak://1844: 1.1, UNBOOTED"),
+    "genicam": (
+        {"vendor": "Photoneo", "name": "PhoXi", "serial": "2019", "label": ""},
+        "genicam://2019: Photoneo PhoXi",
+    ),
+}
+
+
+@pytest.mark.parametrize("scheme", MORE_CAMERAS)
+def test_cameras_of_other_makes_are_listed(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    monkeypatch.setattr(findings, "_version", lambda package: "1.0")
+    camera, told = MORE_CAMERAS[scheme]
+    answers = {**JETSON, "realsense": {"version": "2.58.4", "cameras": []}, scheme: {"cameras": [camera]}}
+    monkeypatch.setattr(findings, "probe", lambda name: answers[name])
+    found = examine()
+    told_of = [finding for finding in found if finding.name == "camera" and finding.status is Status.OK]
+    assert [finding.value for finding in told_of] == [told]
+    absent = [finding for finding in found if finding.name == "camera" and finding.status is Status.NOTE]
+    assert len(absent) == 3 and all(finding.remedy for finding in absent)
+    can = abilities(found)
+    assert can["use an Orbbec, OAK or GenICam camera"] and not can["use a RealSense camera"]
+
+
+def test_a_producers_cameras_are_listed_on_this_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    genicam = pytest.importorskip("genicam")
+    monkeypatch.setenv("GENICAM_GENTL64_PATH", str(Path(genicam.__file__).parent))
+    assert [camera["serial"] for camera in probe("genicam")["cameras"]] == ["0", "1", "2"]
 
 
 def test_a_camera_on_usb_2_is_usable_and_noted(monkeypatch: pytest.MonkeyPatch) -> None:
