@@ -7,6 +7,7 @@ All records are frozen, their arrays read-only by convention and checked once, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -28,10 +29,9 @@ MODALITIES = ("rgb", "depth", "normals")
 
 
 def _check(array: AnyArray, name: str, dtypes: Sequence[Any], channels: int | None) -> None:
-    allowed = [np.dtype(dtype) for dtype in dtypes]
-    shape = "(H, W)" if channels is None else f"(H, W, {channels})"
     good = array.ndim == 2 if channels is None else array.ndim == 3 and array.shape[2] == channels
-    if not good or array.dtype not in allowed or 0 in array.shape:
+    if not good or array.dtype not in dtypes or 0 in array.shape:
+        allowed, shape = map(np.dtype, dtypes), "(H, W)" if channels is None else f"(H, W, {channels})"
         raise DataError(
             f"{name} is {array.dtype}{array.shape}",
             why=f"it must be {' or '.join(str(dtype) for dtype in allowed)} {shape} and not empty",
@@ -118,7 +118,7 @@ class Frame:
                 why="colour, depth and normals must share one size, and one of them must be there",
                 remedy="register depth to colour before making the frame",
             )
-        if not (np.isfinite(self.depth_unit_m) and self.depth_unit_m > 0):
+        if not (math.isfinite(self.depth_unit_m) and self.depth_unit_m > 0):
             raise DataError(
                 f"depth_unit_m of {self.source or 'frame'} is {self.depth_unit_m}",
                 why="metres per depth unit must be positive",

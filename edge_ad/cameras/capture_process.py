@@ -7,9 +7,11 @@ process closes the channel, and, even inside a call that never returns, when tha
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import signal
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -30,8 +32,18 @@ TRIGGERED_READ_S = 0.005
 HEALTH_S = 1.0
 """Time between reports of the camera's health."""
 
+_PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from edge_ad.cameras.capture_process import main; main(*map(int, sys.argv[2:]))"
+)
 _PR_SET_PDEATHSIG = 1
 _log = logging.getLogger(__name__)
+
+
+def command_line(channel_descriptor: int, ring: Ring) -> list[str]:
+    """What runs `main` in a new process, which has to inherit the descriptors of channel and ring."""
+    numbers = map(str, (channel_descriptor, ring.descriptor, ring.slots, ring.slot_bytes))
+    return [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), *numbers]
 
 
 def main(channel_descriptor: int, ring_descriptor: int, slots: int, slot_bytes: int) -> None:
@@ -135,7 +147,7 @@ class _Capture:
         if not self._free:
             self._channel.send("dropped")
             return
-        slot = self._free.popleft()
+        slot = self._free.pop()  # the one used last, which the processor's caches may still hold
         try:
             layout = self._ring.write(slot, images_of(frame))
         except EdgeAdError as error:

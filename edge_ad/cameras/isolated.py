@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import subprocess
 import sys
@@ -13,8 +12,9 @@ from typing import Any
 
 from edge_ad.cameras import CAMERAS, camera_from_uri
 from edge_ad.cameras.base import CameraDriver
+from edge_ad.cameras.capture_process import command_line
 from edge_ad.cameras.messages import error_from, frame_from, health_from, info_from
-from edge_ad.cameras.ring import SLOT_BYTES, SLOTS, Channel, Message, Ring
+from edge_ad.cameras.ring import Channel, Message, Ring
 from edge_ad.errors import CameraError
 from edge_ad.types import CameraHealth, CameraInfo, Frame, ReadStatus
 
@@ -34,11 +34,6 @@ MOST_STARTS = 5
 STARTS_WITHIN_S = 60.0
 """within so long: a driver that crashes at once must not keep the box busy."""
 
-_CHILD = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from edge_ad.cameras.capture_process import main; main(*map(int, sys.argv[2:]))"
-)
-
 
 def can_isolate() -> bool:
     """Whether this system has what it takes: Linux."""
@@ -49,7 +44,7 @@ class IsolatedCamera(CameraDriver):
     """Runs the camera of a URI in a new process, and gives what that one gives.
 
     A process that dies or hangs ends in DISCONNECTED, and the next ``open`` starts a new one. The frames
-    come through shared memory; each is copied once out of it, so it owns its memory.
+    come through shared memory, where each stays while it, or a view of it, is in use; when too many are, it is copied.
 
     Args:
         uri: of the camera.
@@ -103,8 +98,8 @@ class IsolatedCamera(CameraDriver):
             raise CameraError(
                 f"the process of camera {self._uri} ended while it opened", why=why, remedy="run: edge-ad doctor"
             ) from error
-        while self._pending:  # of the stream before
-            self._release(self._pending.popleft())
+        self._give_back(*(message["slot"] for message in self._pending if message["kind"] == "frame"))
+        self._pending.clear()  # of the stream before
         return self.info
 
     def read(self, timeout_s: float) -> Frame | ReadStatus:
@@ -122,6 +117,7 @@ class IsolatedCamera(CameraDriver):
         deadline_s = now_s + timeout_s
         if now_s - self._left_s > HANG_S / 2:
             self._heard_s = now_s  # nobody listened
+        self._give_back()
         try:
             while True:
                 message = self._pending.popleft() if self._pending else self._receive(deadline_s - time.monotonic())
@@ -199,11 +195,9 @@ class IsolatedCamera(CameraDriver):
         ring = Ring.create()
         ours, theirs = Channel.pair()
         with theirs:
-            descriptors = (theirs.fileno(), ring.descriptor)
-            numbers = map(str, (*descriptors, SLOTS, SLOT_BYTES))
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _CHILD, json.dumps(sys.path), *numbers],
-                pass_fds=descriptors,
+                command_line(theirs.fileno(), ring),
+                pass_fds=(theirs.fileno(), ring.descriptor),
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # SDKs print; standard output may be the results'
             )
@@ -256,8 +250,7 @@ class IsolatedCamera(CameraDriver):
         kind = message["kind"]
         if kind == "frame":
             assert self._ring is not None
-            images = self._ring.read(message["slot"], message["layout"])
-            self._release(message)
+            images = self._ring.take(message["slot"], message["layout"])
             return frame_from(message["fields"], images)
         if kind == "failed":
             raise error_from(message)
@@ -270,10 +263,12 @@ class IsolatedCamera(CameraDriver):
             return self._end
         return None
 
-    def _release(self, message: Message) -> None:
-        if message["kind"] == "frame" and self._channel is not None:
-            with contextlib.suppress(EOFError):  # the process is gone: reading on tells, and this frame is whole
-                self._channel.send("free", slot=message["slot"])
+    def _give_back(self, *slots: int) -> None:
+        """Gives slots back to the process, and those that were taken and are in use no more."""
+        if self._channel is not None and self._ring is not None:
+            with contextlib.suppress(EOFError):  # which receiving tells, after what was sent before
+                for slot in (*slots, *self._ring.freed()):
+                    self._channel.send("free", slot=slot)
 
     def _died(self) -> str:
         """Notes that the process ended by itself; what with."""

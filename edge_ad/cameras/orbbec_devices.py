@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,11 @@ from edge_ad.extras import require
 
 INSTALL = "pip install --no-deps pyorbbecsdk2"
 """Without its dependencies: they are those of its examples, gigabytes, and an older NumPy."""
+
+SETTINGS = """<?xml version="1.0" encoding="utf-8"?>
+<Config version="1.1"><Memory><PipelineFrameQueueSize>300</PipelineFrameQueueSize></Memory></Config>
+"""
+"""So many sets wait to be fetched; by default ten, and a recording would lose captures in a stall of 0.3 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +48,15 @@ def load_sdk() -> Any:
 
 @functools.cache
 def sdk_context() -> Any:
-    """The SDK's context, which goes on looking for cameras; the first call takes a second.
+    """The SDK's context, which goes on looking for cameras.
 
     Raises:
         MissingExtraError: the SDK is not installed.
     """
-    return load_sdk().Context()
+    with tempfile.NamedTemporaryFile("w", suffix=".xml") as settings:
+        settings.write(SETTINGS)
+        settings.flush()
+        return load_sdk().Context(settings.name)
 
 
 def list_devices() -> list[OrbbecDevice]:

@@ -72,7 +72,7 @@ class FrameMaker:
             sequence=number,
             source=self._source,
             part_id=part_id,
-            skew_ms=skew_ms,
+            skew_ms=abs(skew_ms),
         )
 
 

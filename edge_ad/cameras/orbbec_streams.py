@@ -72,7 +72,7 @@ class Stream:
 
     def wait(self, timeout_ms: int) -> Any | None:
         """The next set, or None when none came in time."""
-        return self._pipeline.wait_for_frames(max(timeout_ms, 1))
+        return self._pipeline.wait_for_frames(timeout_ms)
 
     def stop(self) -> None:
         """Ends."""

@@ -8,20 +8,26 @@ has no name and lives as long as a process has it open, so nothing is left behin
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import select
 import socket
-from collections.abc import Mapping
+import weakref
+from collections import deque
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from edge_ad.errors import DataError
-from edge_ad.types import AnyArray
+from edge_ad.types import AnyArray, UInt8Array
 
 SLOTS = 6
 """Frames that may be on their way: some for the reader to be late, few enough to stay fresh."""
+
+LENT = 3
+"""So many of them may be frames in use, uncopied; the others stay for the camera to go on."""
 
 SLOT_BYTES = 64 << 20
 """Room for colour and depth of 8 megapixels; memory is taken only where a frame is written."""
@@ -47,7 +53,8 @@ class Ring:
     def __init__(self, descriptor: int, slots: int = SLOTS, slot_bytes: int = SLOT_BYTES) -> None:
         self.descriptor, self.slots, self.slot_bytes = descriptor, slots, slot_bytes
         self._memory = mmap.mmap(descriptor, slots * slot_bytes)
-        self._bytes = np.frombuffer(self._memory, np.uint8)
+        self._lent: set[int] = set()
+        self._freed: deque[int] = deque()
 
     @classmethod
     def create(cls, slots: int = SLOTS, slot_bytes: int = SLOT_BYTES) -> Ring:
@@ -66,7 +73,7 @@ class Ring:
             DataError: they do not fit into a slot.
         """
         layout: Layout = []
-        offset = 0
+        offset, whole = 0, self._slot(slot)
         for name, array in arrays.items():
             end = offset + array.nbytes
             if end > self.slot_bytes:
@@ -75,27 +82,46 @@ class Ring:
                     why=f"there are {self.slot_bytes >> 20} MiB for one",
                     remedy="choose a smaller mode of the camera, or read it in this process (--in-process)",
                 )
-            np.copyto(self._view(slot, array.dtype.str, array.shape, offset), array)
+            np.copyto(_view(whole, array.dtype.str, array.shape, offset), array)
             layout.append((name, array.dtype.str, list(array.shape), offset))
             offset = -(-end // ALIGNMENT) * ALIGNMENT
         return layout
 
     def read(self, slot: int, layout: Layout) -> dict[str, AnyArray]:
         """Copies of the arrays in a slot that this side owns."""
-        return {name: self._view(slot, dtype, tuple(shape), offset).copy() for name, dtype, shape, offset in layout}
+        whole = self._slot(slot)
+        return {name: _view(whole, dtype, tuple(shape), offset).copy() for name, dtype, shape, offset in layout}
+
+    def take(self, slot: int, layout: Layout) -> dict[str, AnyArray]:
+        """The arrays in a slot that this side owns: as they lie there, or copies where `LENT` are in use already.
+
+        `freed` tells when the slot may go back. Used from one thread; the arrays from any.
+        """
+        if len(self._lent) >= LENT:
+            self._freed.append(slot)
+            return self.read(slot, layout)
+        whole = self._slot(slot)
+        # All views of the images, also those that others make of them, keep this array alive, and nothing else does.
+        weakref.finalize(whole, self._freed.append, slot).atexit = False
+        self._lent.add(slot)
+        return {name: _view(whole, dtype, tuple(shape), offset) for name, dtype, shape, offset in layout}
+
+    def freed(self) -> Iterator[int]:
+        """Slots that were taken and are in use no more, each once."""
+        while self._freed:
+            slot = self._freed.popleft()
+            self._lent.discard(slot)
+            yield slot
 
     def close(self) -> None:
-        """Frees this side's hold; may be called twice."""
+        """Frees this side's hold, the memory when no image of it is in use any more; may be called twice."""
         if self.descriptor >= 0:
-            del self._bytes
-            self._memory.close()
+            del self._memory
             os.close(self.descriptor)
             self.descriptor = -1
 
-    def _view(self, slot: int, dtype: str, shape: tuple[int, ...], offset: int) -> AnyArray:
-        start = slot * self.slot_bytes + offset
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return self._bytes[start : start + size].view(dtype).reshape(shape)
+    def _slot(self, slot: int) -> UInt8Array:
+        return np.frombuffer(self._memory, np.uint8, self.slot_bytes, slot * self.slot_bytes)
 
 
 class Channel:
@@ -146,3 +172,8 @@ class Channel:
     def close(self) -> None:
         """Closes this end; may be called twice."""
         self._socket.close()
+
+
+def _view(whole: UInt8Array, dtype: str, shape: tuple[int, ...], offset: int) -> AnyArray:
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    return whole[offset : offset + size].view(dtype).reshape(shape)

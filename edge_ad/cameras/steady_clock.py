@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 HALF_WINDOW_S = 15.0
-"""The shortest way from sensor to host is looked for in so many newest seconds, to twice as many: clocks drift apart."""
+"""The shortest way from sensor to host is sought in so many newest seconds, to twice as many: clocks drift apart."""
 
 RESTARTED_S = 30.0
 """A frame that seems to have waited for longer tells that the sensor's clock was set anew."""
@@ -20,7 +20,8 @@ class SteadyClock:
     """
 
     def __init__(self) -> None:
-        self._forget(-math.inf)
+        self._shortest_s = self._shortest_before_s = math.inf
+        self._since_s = self._last_s = -math.inf
 
     def arrival_ns(self, sensor_s: float, now_ns: int) -> int:
         """When a frame arrived, or would have.
@@ -35,14 +36,11 @@ class SteadyClock:
         now_s = now_ns / 1e9
         way_s = now_s - sensor_s
         if way_s - min(self._shortest_s, self._shortest_before_s) > RESTARTED_S or sensor_s < self._last_s:
-            self._forget(now_s)
+            self._shortest_s = self._shortest_before_s = math.inf
+            self._since_s = now_s
         self._last_s = sensor_s
         if now_s - self._since_s > HALF_WINDOW_S:
             self._shortest_before_s, self._shortest_s, self._since_s = self._shortest_s, math.inf, now_s
         self._shortest_s = min(self._shortest_s, way_s)
         waited_s = way_s - min(self._shortest_s, self._shortest_before_s)
-        return now_ns - round(max(0.0, waited_s) * 1e9)
-
-    def _forget(self, now_s: float) -> None:
-        self._shortest_s = self._shortest_before_s = math.inf
-        self._since_s, self._last_s = now_s, -math.inf
+        return now_ns - round(1e9 * max(0.0, waited_s))

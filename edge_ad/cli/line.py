@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from edge_ad.alarms import Alarms
 from edge_ad.cameras import camera_from_uri
 from edge_ad.cameras.isolated import IsolatedCamera, can_isolate
@@ -194,7 +196,14 @@ class Products:
                 why=misfit,
                 remedy="name the rig that it was trained for, or train with --rig and export again",
             )
-        self.loaded[name] = Loaded(model.description, model.model_id, model.reference)
+        reference = model.reference
+        if reference is None:
+            notes.print(
+                f"[dim]{escape(model.description)} does not tell what good parts were like: drift is not watched[/]"
+            )
+        else:
+            reference = reference.model_copy(update={"roi": model.spec.roi})
+        self.loaded[name] = Loaded(model.description, model.model_id, reference)
         return inspector
 
 
@@ -217,7 +226,7 @@ class DriftSink:
             model = self._loaded.get(name)
             if model is None or model.reference is None:
                 return
-            self._monitors[name] = DriftMonitor(model.reference, self._alarms)
+            self._monitors[name] = DriftMonitor(model.reference, self._alarms, recipe=name)
         self._monitors[name].write(inspection)
 
     def close(self) -> None:

@@ -19,7 +19,8 @@ from edge_ad.cli.run_view import RunView, print_summary
 from edge_ad.errors import CameraError, ConfigError, DataError, EdgeAdError, OutputError
 from edge_ad.rig.identity import check_camera
 from edge_ad.rig.monitor import RigMonitor
-from edge_ad.rig.record import read_rig
+from edge_ad.rig.record import Rig, read_rig
+from edge_ad.rig.settling import lock_exposure
 from edge_ad.runtime.acquisition import Policy
 from edge_ad.runtime.host import Host
 from edge_ad.runtime.latency_alarm import LatencyAlarm
@@ -29,7 +30,7 @@ from edge_ad.runtime.notify import Systemd
 from edge_ad.runtime.reader import EndReason, Recovery
 from edge_ad.runtime.stats import Statistics
 from edge_ad.triggers import triggers_from_uri
-from edge_ad.types import CameraInfo, Decision
+from edge_ad.types import Camera, CameraInfo, Decision
 
 RECOVERY = Recovery()
 """A camera that is lost is waited for as long as it takes."""
@@ -177,7 +178,8 @@ def _run(
         model, limit = products.loaded[plan.active], products.book.inspector_for("").threshold
         notes.print(f"[green]engine[/] {model.description}  [dim]threshold {limit:.4g}[/]")
         info = stack.enter_context(opened_camera(source))
-        products.set_options(source)
+        prepare = partial(_prepare, source, products, rig)
+        prepare()
         every_second = [lambda: statistics.host(host.figures()), lambda: systemd.report(statistics, alarms)]
         if limits.latency_ms is not None:
             every_second.append(LatencyAlarm(statistics, alarms, limits.latency_ms).check)
@@ -187,7 +189,7 @@ def _run(
             acquisition=acquisition,
             triggers=triggers,
             recovery=recovery,
-            prepare_camera=lambda: products.set_options(source),
+            prepare_camera=prepare,
             check_camera=None if rig is None else partial(check_camera, rig),
             on_update=view.update,
             every_second=every_second,
@@ -195,7 +197,7 @@ def _run(
             alarms=alarms,
             statistics=statistics,
         )
-        products.on_switch = lambda: line.camera_commands.put(lambda: products.set_options(source))
+        products.on_switch = lambda: line.camera_commands.put(prepare)
         stack.enter_context(products.following())
         with view.shown(notes.is_terminal and not (to_stdout and sys.stdout.isatty())):
             summary = run_line(source, info, line, max_frames=limits.frames, duration_s=limits.duration_s)
@@ -209,6 +211,17 @@ def _run(
     problem = _problem(summary, uri, view.last_error)
     if problem is not None:
         raise problem
+
+
+def _prepare(camera: Camera, products: Products, rig: Rig | None) -> None:
+    """Sets what the rig was measured with, and then what the recipe in force wants.
+
+    Raises:
+        ConfigError, CameraError: the camera refuses.
+    """
+    if rig is not None:
+        lock_exposure(camera, rig.record.camera.locked)
+    products.set_options(camera)
 
 
 def _lines_on_stdout(jsonl: str | None, *, quiet: bool, report: bool) -> bool:

@@ -17,6 +17,7 @@ from edge_ad.config import RoiConfig, TrainConfig
 from edge_ad.data import open_dataset
 from edge_ad.errors import ConfigError
 from edge_ad.extras import require
+from edge_ad.rig.identity import check_frames
 from edge_ad.rig.record import Rig, read_rig
 from edge_ad.runtime.signals import stopped_by_signals
 from edge_ad.settings import read_toml, validated
@@ -64,6 +65,9 @@ def command(
     measured = None if rig is None else read_rig(rig)
     settings = with_roi_of(measured, train_config(config, options, modalities, roi))
     dataset = open_dataset(data, category=category)
+    if measured is not None:
+        shown = dataset.frames("train")
+        check_frames(measured, [shown[index].frame for index in range(0, len(shown), max(1, len(shown) // 5))])
     if int(os.environ.get("RANK", "0")) > 0:
         notes.quiet = results.quiet = True  # of the processes that torchrun started, one reports
     stop, alone = Event(), int(os.environ.get("WORLD_SIZE", "1")) == 1

@@ -31,7 +31,7 @@ REJECT_SHIFTS = (0.5, 1.0, 2.0)
 INTERVAL_NS = 1_000_000_000
 """Without a trigger, frames closer together than this show one part; they would pretend to be evidence."""
 
-SKIPS = ("error", "not_a_number", "same_part", "unknown_mode")
+SKIPS = ("other_recipe", "error", "not_a_number", "same_part", "unknown_mode")
 
 
 class DriftMonitor:
@@ -52,6 +52,7 @@ class DriftMonitor:
     Args:
         reference: of the model.
         alarms: where alarms are raised.
+        recipe: whose parts are looked at; several recipes take a monitor each. Ends the names of its alarms.
         false_alarm_rate: above 0 and below 1.
         seed: of the random numbers that break ties.
 
@@ -60,10 +61,17 @@ class DriftMonitor:
     """
 
     def __init__(
-        self, reference: Reference, alarms: Alarms, *, false_alarm_rate: float = FALSE_ALARM_RATE, seed: int = 0
+        self,
+        reference: Reference,
+        alarms: Alarms,
+        *,
+        recipe: str = "",
+        false_alarm_rate: float = FALSE_ALARM_RATE,
+        seed: int = 0,
     ) -> None:
         check_share("the rate of false drift alarms", false_alarm_rate)
         self._reference, self._alarms, self._rate, self._seed = reference, alarms, false_alarm_rate, seed
+        self._recipe = recipe
         known = {name: values for name, values in reference.images.items() if values and name in QUANTITIES}
         self._each = false_alarm_rate / max(1, len(known) + 2 * len(reference.scores))
         self._images = {name: self._image_watch(name, values) for name, values in known.items()}
@@ -85,7 +93,7 @@ class DriftMonitor:
             self._looked_at += 1
             for name, value in image_statistics(frame, self._reference.roi).items():
                 if name in self._images:
-                    self._tell(f"drift.{name}", self._images[name], value, QUANTITIES[name].text)
+                    self._tell(self._name(name), self._images[name], value, QUANTITIES[name].text)
             self._judged(inspection)
 
     def close(self) -> None:
@@ -110,6 +118,8 @@ class DriftMonitor:
             }
 
     def _reason_to_skip(self, inspection: Inspection) -> str:
+        if inspection.recipe != self._recipe:
+            return "other_recipe"
         if inspection.verdict.decision is Decision.ERROR or inspection.result is None:
             return "error"
         if not math.isfinite(inspection.result.score):
@@ -128,16 +138,20 @@ class DriftMonitor:
         if verdict.mode not in self._reference.scores or result is None:
             self._skipped["unknown_mode"] += 1
             return
-        suffix = "" if verdict.mode == FULL else f".{verdict.mode}"
         mode = self._modes.get(verdict.mode)
         if mode is None or mode.threshold != verdict.threshold:
             for name in ("score", "rejects"):
-                self._alarms.clear(f"drift.{name}{suffix}")
+                self._alarms.clear(self._name(name, verdict.mode))
             scores = self._reference.scores[verdict.mode]
             mode = self._modes[verdict.mode] = _Judgements(scores, verdict.threshold, self._each, self._seed)
-        self._tell(f"drift.rejects{suffix}", mode.rejects, float(verdict.decision is Decision.NG), _rejects_text)
+        rejected = float(verdict.decision is Decision.NG)
+        self._tell(self._name("rejects", verdict.mode), mode.rejects, rejected, _rejects_text)
         if verdict.decision is Decision.OK and result.score < verdict.threshold:
-            self._tell(f"drift.score{suffix}", mode.scores, result.score, mode.text)
+            self._tell(self._name("score", verdict.mode), mode.scores, result.score, mode.text)
+
+    def _name(self, quantity: str, mode: str = FULL) -> str:
+        parts = ("drift", quantity, "" if mode == FULL else mode, self._recipe)
+        return ".".join(part for part in parts if part)
 
     def _tell(self, name: str, watch: Watch, value: float, text: Callable[[Finding], str]) -> None:
         if watch.add(value):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import astuple
+from statistics import median
 
 from edge_ad.bundle import InputSpec, RigReference
-from edge_ad.errors import CameraError
+from edge_ad.errors import CameraError, DataError
 from edge_ad.rig.findings import Finding, Status
+from edge_ad.rig.monitor import look
 from edge_ad.rig.observation import Observation
 from edge_ad.rig.record import CameraRecord, Rig
 from edge_ad.rig.surface import tilt_deg
@@ -41,6 +44,31 @@ def check_camera(rig: Rig, info: CameraInfo, frame: Frame) -> None:
                 why=f"{finding.title}: {finding.figure}, the rig has {finding.limit}",
                 remedy=finding.remedy,
             )
+
+
+def check_frames(rig: Rig, frames: Sequence[Frame]) -> None:
+    """Refuses training frames that were captured while the table was elsewhere than when the rig was measured.
+
+    Args:
+        rig: the rig.
+        frames: some of them, with parts in view; those of another size are left to training, which refuses them.
+
+    Raises:
+        DataError: in the median, their table is nearer, farther or turned by more than a check allows.
+    """
+    looks = [look(rig, frame) for frame in frames if frame.size_px == rig.record.camera.frame_size_px]
+    distances_m = [seen.distance_m for seen in looks if seen.distance_m is not None]
+    turns_deg = [seen.turn_deg for seen in looks if seen.turn_deg is not None]
+    if not distances_m or not turns_deg:
+        return
+    drift_m, turn_deg, limits = median(distances_m), median(turns_deg), rig.record.limits
+    if abs(drift_m) > limits.distance_m[1] or turn_deg > limits.tilt_deg[1]:
+        raise DataError(
+            "the training frames do not show the rig's table where it was measured",
+            why=f"in them it is {1000 * abs(drift_m):.1f} mm {'farther' if drift_m > 0 else 'nearer'} and turned by "
+            f"{turn_deg:.2f}°",
+            remedy="measure the rig again as it was for the captures, or capture again",
+        )
 
 
 def fits(rig: Rig, wanted: InputSpec, trained: RigReference | None) -> str:

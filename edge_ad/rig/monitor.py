@@ -31,7 +31,7 @@ CLEARED_AT = 0.7
 SURROUNDINGS_PX = 9
 """So near to a part its shadow falls, and stereo smears its edge."""
 MIN_TABLE = 0.02
-"""Share of the frame that must show the table for its brightness to be told."""
+"""Share of the frame that must show the table for its plane or its brightness to be told."""
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +72,8 @@ def look(rig: Rig, frame: Frame) -> Look:
     if frame.depth is not None:
         depth_m = frame.depth_m()
         wanted = border_of(frame.size_px) & (maps.valid >= ALWAYS)
-        fill = float((depth_m[wanted] == 0).mean()) if wanted.any() else None
+        # What flickered at calibration flickers still; more depth than then is no loss.
+        fill = max(float((maps.valid[wanted] - (depth_m[wanted] > 0)).mean()), 0.0) if wanted.any() else None
         plane = table_plane(depth_m, intrinsics, rig.tolerance_m, _bare_table(rig))
         if plane is not None:
             u, v = roi.x_px + (roi.width_px - 1) / 2, roi.y_px + (roi.height_px - 1) / 2

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_ad.errors import CameraError, DataError, EdgeAdError
-from edge_ad.types import Camera, CameraInfo, Float32Array, Frame, Intrinsics, ReadStatus, UInt8Array
+from edge_ad.errors import DataError
+from edge_ad.rig.settling import already_locked, frames_of, lock_exposure, settle
+from edge_ad.types import Camera, CameraInfo, Float32Array, Frame, Intrinsics, UInt8Array
 
 MIN_FRAMES = 8
 """Fewer do not tell noise from signal."""
-READ_TIMEOUT_S = 0.5
-PATIENCE = 20
-"""Reads in a row without a frame after which the camera is given up: about ten seconds."""
-SETTLED_FRAMES, SETTLED_SHARE, SETTLING_FRAMES = 8, 0.01, 150
-"""Exposure has settled when the brightness of so many frames stays within this share; given up after the last."""
-LOCKABLE = ("exposure_us", "gain", "white_balance_k")
-"""What is held still, by the names of frame metadata and camera options."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +203,9 @@ def observe(
     settled, locked, remark = True, dict[str, float](), "a recording cannot be changed"
     if info.live:
         settled, sensor = settle(camera)
-        locked, remark = lock_exposure(camera, sensor if exposure is None else exposure)
+        locked, remark = already_locked(info), ""
+        if exposure is not None or not locked:
+            locked, remark = lock_exposure(camera, sensor if exposure is None else exposure)
     average = FrameAverage()
     source = frames_of(camera)
     while average.frames < frames:
@@ -219,72 +215,3 @@ def observe(
         average.add(frame)
         progress(average.frames, frames)
     return replace(average.observation(info), settled=settled, locked=locked, lock_remark=remark)
-
-
-def settle(camera: Camera) -> tuple[bool, dict[str, float]]:
-    """Reads until brightness stands still, or for ``SETTLING_FRAMES``; whether it does, and the last metadata.
-
-    Raises:
-        CameraError: the camera was lost or is silent.
-    """
-    levels: deque[float] = deque(maxlen=SETTLED_FRAMES)
-    sensor: dict[str, float] = {}
-    source = frames_of(camera)
-    for _ in range(SETTLING_FRAMES):
-        frame = next(source, None)
-        if frame is None:
-            return False, sensor
-        levels.append(0.0 if frame.rgb is None else float(frame.rgb[::4, ::4].mean()))
-        sensor = dict(frame.metadata)
-        if len(levels) == SETTLED_FRAMES and np.ptp(levels) <= max(1.0, SETTLED_SHARE * levels[-1]):
-            return True, sensor
-    return False, sensor
-
-
-def lock_exposure(camera: Camera, sensor: dict[str, float]) -> tuple[dict[str, float], str]:
-    """Fixes exposure, gain and white balance for as long as the camera stays open.
-
-    Args:
-        camera: an opened camera.
-        sensor: the values, by the names of ``LOCKABLE``; others are left out.
-
-    Returns:
-        What was fixed, and why not all of it; empty where it was.
-    """
-    can = camera.caps.options
-    values = {name: sensor[name] for name in LOCKABLE if name in sensor and name in can}
-    if "exposure_us" not in values:
-        why = "its driver cannot set the exposure" if "exposure_us" not in can else "its frames do not tell it"
-        return {}, f"{why}: switch automatic exposure off in the camera itself"
-    try:
-        if "auto_exposure" in can:
-            camera.set(auto_exposure=0)
-        camera.set(**values)
-    except EdgeAdError as error:
-        return {}, f"the camera refused: {error}"
-    return values, ""
-
-
-def frames_of(camera: Camera) -> Iterator[Frame]:
-    """The camera's frames until a recording ends; damaged ones are skipped.
-
-    Raises:
-        CameraError: it is disconnected, or nothing usable comes for ``PATIENCE`` reads.
-    """
-    failures, why = 0, "no frame arrives"
-    while failures < PATIENCE:
-        try:
-            outcome = camera.read(READ_TIMEOUT_S)
-        except DataError as error:
-            failures, why = failures + 1, str(error)
-            continue
-        if outcome is ReadStatus.END_OF_STREAM:
-            return
-        if isinstance(outcome, Frame):
-            failures = 0
-            yield outcome
-        elif outcome is ReadStatus.DISCONNECTED:
-            raise CameraError("the camera was lost", why="it is disconnected", remedy="check its cable and power")
-        else:
-            failures += 1
-    raise CameraError("the camera sends nothing", why=why, remedy="check its cable and power, then: edge-ad doctor")

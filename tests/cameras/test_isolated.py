@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -10,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ import pytest
 from edge_ad import cameras
 from edge_ad.cameras import isolated
 from edge_ad.cameras.isolated import IsolatedCamera
-from edge_ad.cameras.ring import Channel, Ring
+from edge_ad.cameras.ring import SLOTS, Channel, Ring
 from edge_ad.errors import CameraError, ConfigError, DataError, EdgeAdError
 from edge_ad.types import AnyArray, Frame, ReadStatus
 
@@ -257,6 +256,9 @@ def _hammer(descriptor: int, channel_descriptor: int, rounds: int) -> None:
         rgb = np.full((256, 256, 3), number % 251, np.uint8)
         depth = np.full((256, 256), number, np.uint16)
         channel.send("frame", slot=slot, layout=ring.write(slot, {"rgb": rgb, "depth": depth}), number=number)
+    with suppress(EOFError):  # the last slots come back before the other end is closed
+        while True:
+            channel.receive(10.0)
 
 
 def test_no_frame_is_torn_however_fast_they_come() -> None:
@@ -278,16 +280,54 @@ def test_no_frame_is_torn_however_fast_they_come() -> None:
     for _ in range(rounds):
         message = channel.receive(30.0)
         assert message is not None
-        images = ring.read(message["slot"], message["layout"])
-        with contextlib.suppress(EOFError):  # it ends once it has sent the last one
-            channel.send("free", slot=message["slot"])
+        images = ring.take(message["slot"], message["layout"])
         number = message["number"]
         assert (images["rgb"] == number % 251).all() and (images["depth"] == number).all()
         numbers.append(number)
-    writer.wait(10)
+        del images
+        for slot in ring.freed():
+            channel.send("free", slot=slot)
     assert numbers == list(range(rounds))
     channel.close()
+    writer.wait(10)
     ring.close()
+
+
+def test_a_slot_goes_back_when_no_view_of_its_images_is_in_use() -> None:
+    ring = Ring.create(2, 1000)
+    images: dict[str, AnyArray] = {
+        "rgb": np.full((5, 7, 3), 3, np.uint8),
+        "depth": np.arange(35, dtype=np.uint16).reshape(5, 7),
+    }
+    taken = ring.take(1, ring.write(1, images))
+    assert list(ring.freed()) == []
+    row = taken["depth"][::2][1]
+    del taken
+    assert list(ring.freed()) == []
+    np.testing.assert_array_equal(row, images["depth"][2])
+    del row
+    assert list(ring.freed()) == [1] and list(ring.freed()) == []
+    ring.close()
+
+
+def test_images_that_are_in_use_outlive_the_ring() -> None:
+    ring = Ring.create(1, 1000)
+    rgb = np.full((5, 7, 3), 3, np.uint8)
+    taken = ring.take(0, ring.write(0, {"rgb": rgb}))
+    ring.close()
+    np.testing.assert_array_equal(taken["rgb"], rgb)
+
+
+def test_frames_that_are_kept_stay_as_they_are_and_do_not_stop_the_camera(synthetic: IsolatedCamera) -> None:
+    kept = [next_frame(synthetic) for _ in range(4 * SLOTS)]
+    rgbs = [frame.rgb.copy() for frame in kept if frame.rgb is not None]
+    assert len(rgbs) == len(kept)
+    for _ in range(2 * SLOTS):
+        next_frame(synthetic)
+    synthetic.close()
+    for frame, rgb in zip(kept, rgbs, strict=True):
+        np.testing.assert_array_equal(frame.rgb, rgb)
+    assert len({frame.sequence for frame in kept}) == len(kept)
 
 
 def test_a_frame_that_is_too_large_is_refused_and_the_ring_goes_on() -> None:

@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from edge_ad.cameras import camera_from_uri
 from edge_ad.cameras.orbbec import OrbbecCamera, OrbbecOptions
-from edge_ad.cameras.orbbec_devices import Bus, OrbbecDevice, find_device, list_devices
+from edge_ad.cameras.orbbec_devices import Bus, OrbbecDevice, find_device, list_devices, load_sdk
+from edge_ad.cameras.orbbec_streams import RecordingStream
 from edge_ad.cameras.pairing import PairCheck
 from edge_ad.errors import CameraError, ConfigError
 from edge_ad.types import Camera, Frame, ReadStatus
@@ -188,6 +191,34 @@ def test_an_attached_camera_is_read_until_it_goes(cameras: list[Camera], orbbec_
     assert camera.read(0.5) is ReadStatus.DISCONNECTED
     with pytest.raises(CameraError, match="no Orbbec camera found"):
         camera.open()
+
+
+def test_who_reads_late_sees_the_newest_capture(cameras: list[Camera], orbbec_bag: Path) -> None:
+    camera = attached(cameras, RecordedBus(orbbec_bag))
+    camera.open()
+    time.sleep(1.5)
+    frame = camera.read(3.0)
+    assert isinstance(frame, Frame) and frame.sequence == RECORDED_FRAMES
+    assert camera.read(0.01) is ReadStatus.TIMEOUT
+
+
+def test_a_recording_waits_for_a_stalled_program(tmp_path: Path) -> None:
+    """Longer than what the SDK keeps by itself."""
+    stream = RecordingStream(load_sdk(), write_bag(tmp_path / "long.bag", 40))
+    held = threading.Event()
+    frames: list[int] = []
+
+    def make_frame(images: Any) -> None:
+        held.wait()
+        frames.append(images.get_depth_frame().get_index())
+
+    stream.start(make_frame)
+    time.sleep(1.5)
+    held.set()
+    while not stream.is_over():
+        stream.take(0.2)
+    stream.stop()
+    assert sorted(set(frames)) == list(range(1, 41))
 
 
 def test_a_mode_or_a_trigger_that_a_camera_lacks_is_named(cameras: list[Camera], orbbec_bag: Path) -> None:

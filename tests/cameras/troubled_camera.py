@@ -102,4 +102,4 @@ def _hang() -> None:
 def _in_capture_process() -> bool:
     import sys
 
-    return "edge_ad.cameras.capture_process" in sys.modules
+    return sys.argv[0] == "-c"

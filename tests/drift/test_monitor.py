@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -184,6 +185,17 @@ def test_another_mode_has_its_own_alarm(line: Line, alarms: Alarms, monitor: Dri
     assert texts(alarms).keys() == {"drift.score.rgb_only"}
 
 
+def test_recipes_have_a_monitor_each(line: Line, alarms: Alarms) -> None:
+    """The other product is darker, which is no drift of this one."""
+    monitors = [DriftMonitor(line.reference(), alarms, recipe=recipe) for recipe in ("lid", "cup")]
+    for _ in range(20):
+        for monitor in monitors:
+            monitor.write(replace(line.inspection(), recipe="lid"))
+            monitor.write(replace(line.inspection(look={"light": 0.85}), recipe="cup"))
+    assert texts(alarms).keys() == {"drift.brightness.cup"}
+    assert [monitor.summary()["skipped"]["other_recipe"] for monitor in monitors] == [20, 20]
+
+
 def test_another_threshold_is_another_beginning(line: Line, alarms: Alarms, monitor: DriftMonitor) -> None:
     for _ in range(60):
         monitor.write(line.inspection(shift=1.0))
@@ -212,7 +224,7 @@ def test_what_cannot_be_looked_at_is_counted(line: Line, alarms: Alarms, monitor
     ):
         monitor.write(inspection)
     summary = json.loads(json.dumps(monitor.summary(), allow_nan=False))
-    assert summary["skipped"] == {"error": 1, "not_a_number": 2, "same_part": 0, "unknown_mode": 1}
+    assert summary["skipped"] == {"other_recipe": 0, "error": 1, "not_a_number": 2, "same_part": 0, "unknown_mode": 1}
     assert summary["looked_at"] == 4
     assert alarms.raised() == {}
 

@@ -114,7 +114,7 @@ class SceneCamera(CameraDriver):
 
     def __init__(self, scene: Scene, *, settling: int = 12, adjustable: bool = True, lost_after: int = 10**9) -> None:
         super().__init__()
-        options = ("exposure_us", "gain", "auto_exposure") if adjustable else ()
+        options = ("exposure_us", "gain") if adjustable else ()
         self.caps = CameraCaps(options=options)
         self.was_set: dict[str, float | str] = {}
         self._scene, self._settling, self._lost_after = scene, settling, lost_after
@@ -139,6 +139,8 @@ class SceneCamera(CameraDriver):
         for name, value in options.items():
             if name not in self.caps.options:
                 raise ConfigError(f"{name} is unknown", remedy="use another")
+            if float(value) > 100_000:
+                raise ConfigError(f"{name} cannot be {value:g}", remedy="choose less")
             self.was_set[name] = value
 
     def close(self) -> None:

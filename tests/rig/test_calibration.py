@@ -8,7 +8,8 @@ import pytest
 from edge_ad.errors import CameraError, ConfigError, DataError
 from edge_ad.rig.calibration import STEP_SIGMAS, acceptance, calibrated
 from edge_ad.rig.findings import Status
-from edge_ad.rig.observation import FrameAverage, observe, settle
+from edge_ad.rig.observation import FrameAverage, observe
+from edge_ad.rig.settling import lock_exposure, settle
 from edge_ad.types import CameraInfo, Frame, Roi
 from tests.rig.scenes import (
     CAMERA,
@@ -158,7 +159,6 @@ def test_exposure_settles_and_is_fixed_where_it_ended() -> None:
     camera = SceneCamera(Scene())
     seen = observe(camera, camera.open(), 10)
     assert seen.settled
-    assert camera.was_set["auto_exposure"] == 0
     assert seen.locked == {"exposure_us": camera.was_set["exposure_us"], "gain": 16.0}
     assert seen.locked["exposure_us"] == pytest.approx(8000, rel=0.15)
     assert seen.lock_remark == ""
@@ -178,6 +178,26 @@ def test_a_camera_that_cannot_fix_its_exposure_says_so() -> None:
     assert "driver cannot set the exposure" in seen.lock_remark
     found = {finding.name: finding for finding in acceptance(calibrated(seen, "bench://"), seen)}
     assert found["exposure"].status is Status.WARN and found["exposure"].figure == "not fixed"
+
+
+def test_what_the_driver_has_fixed_is_left_alone() -> None:
+    """As ``realsense://…?ae=lock`` tells it; the colour sensor itself often does not tell its exposure."""
+    details = {"usb": "3.2", "exposure_us": "7812.5 (locked)", "gain": "64 (locked)", "depth": "848x480@30 z16"}
+    camera = SceneCamera(Scene(info=replace(INFO, details=details), metadata={"exposure_us": 8000.0}))
+    seen = observe(camera, camera.open(), 10)
+    assert (seen.locked, seen.lock_remark, camera.was_set) == ({"exposure_us": 7812.5, "gain": 64.0}, "", {})
+    again = observe(camera, camera.open(), 10, exposure=seen.locked)
+    assert camera.was_set == {"exposure_us": 7812.5, "gain": 64.0} == again.locked
+
+
+def test_what_the_camera_refuses_is_said_and_the_rest_is_fixed() -> None:
+    camera = SceneCamera(Scene())
+    camera.open()
+    fixed, remark = lock_exposure(camera, {"exposure_us": 8000.0, "gain": 1e6})
+    assert fixed == {"exposure_us": 8000.0}
+    assert "gain cannot be 1e+06" in remark
+    fixed, remark = lock_exposure(camera, {"gain": 16.0})
+    assert fixed == {"gain": 16.0} and "do not tell the exposure" in remark
 
 
 def test_light_that_never_settles_is_said() -> None:

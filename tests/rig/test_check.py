@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from edge_ad.bundle import InputSpec, Manifest, RigReference
-from edge_ad.errors import CameraError
+from edge_ad.errors import CameraError, DataError
+from edge_ad.geometry import Plane
 from edge_ad.rig.check import check
 from edge_ad.rig.findings import Finding, Status, healthy
-from edge_ad.rig.identity import check_camera, fits
+from edge_ad.rig.identity import check_camera, check_frames, fits
 from edge_ad.rig.record import Rig
 from edge_ad.types import CameraInfo, Frame, Intrinsics, Roi
 from tests.factories import make_bundle
@@ -142,6 +144,22 @@ def test_a_run_refuses_another_camera(rig: Rig) -> None:
         check_camera(rig, INFO, Frame(depth=np.ones((60, 80), np.uint16)))
     with pytest.raises(CameraError, match="factory calibration: fx 420"):
         check_camera(rig, INFO, replace(frame, intrinsics=replace(CAMERA, fx=420.0)))
+
+
+@pytest.mark.parametrize(
+    ("plane", "told"),
+    [
+        pytest.param(plane_at(DISTANCE_M, 1.0, -0.5), "", id="in place"),
+        pytest.param(plane_at(0.604, 1.0, -0.5), r"it is 4\.\d mm farther and turned by 0\.\d\d°", id="farther"),
+        pytest.param(plane_at(DISTANCE_M, 1.8, -0.5), "and turned by 0.8", id="turned"),
+    ],
+)
+def test_captures_of_another_place_are_refused(rig: Rig, plane: Plane, told: str) -> None:
+    frames = list(Scene(plane=plane, step=(Roi(50, 35, 60, 50), 0.03)).frames(3, noise_seed=4))
+    with pytest.raises(DataError, match=told) if told else nullcontext():
+        check_frames(rig, frames)
+    check_frames(rig, [replace(frame, depth=None) for frame in frames])
+    check_frames(rig, [Frame(depth=np.ones((60, 80), np.uint16))])
 
 
 @pytest.fixture(scope="module")

@@ -117,6 +117,14 @@ def test_around_a_part_at_rest_changes_are_seen(rig: Rig, scene: Scene, name: st
     assert words in told[name]
 
 
+def test_depth_that_flickers_as_it_did_rings_nothing() -> None:
+    flickering = Scene(hole_share=0.15)
+    assert rung(flickering.rig(), flickering.frames(2 * LOOKS, noise_seed=3)) == {}
+    assert rung(flickering.rig(), Scene().frames(LOOKS, noise_seed=3)) == {}
+    worse = replace(flickering, hole_share=0.3)
+    assert list(rung(flickering.rig(), worse.frames(2 * LOOKS, noise_seed=3))) == ["rig.depth_fill"]
+
+
 def test_a_part_at_rest_rings_nothing(rig: Rig) -> None:
     assert rung(rig, Scene(step=PART).frames(2 * LOOKS, noise_seed=3)) == {}
 
