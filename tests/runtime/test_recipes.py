@@ -88,6 +88,12 @@ def test_recipes_that_cannot_be(tmp_path: Path, texts: dict[str, str], words: st
     assert refused.value.remedy
 
 
+def test_the_recipe_in_the_readme_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "README.md").read_text()
+    text = page.partition("```toml\n")[2].partition("```")[0]
+    assert read_recipes([write(tmp_path, lid=text)])["lid"].triggers == "tcp://127.0.0.1:7001"
+
+
 def test_two_recipes_of_one_name_are_refused(tmp_path: Path) -> None:
     here, there = (write(tmp_path / name, lid=SHARED.format(model="m")) for name in ("a", "b"))
     with pytest.raises(ConfigError, match="two recipes are named lid"):
