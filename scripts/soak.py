@@ -32,9 +32,10 @@ LEAST_GAP_S = 0.08
 BUDGET_MS = 500
 SLACK_S = 0.02
 """Of the wire and of this process, in which the answers' times are taken."""
-CAMERA = "soak://{control}?width=640&height=480&fps=30&pool=16&defect_rate=0.2"
+CAMERA = "soak://{control}?width=640&height=480&fps=30&pool=4&defect_rate=0.2"
 LIMIT_MB_PER_H = 1.0
 SAMPLE_S = 2.0
+KEPT_PICTURES = 20
 HERE = Path(__file__).parent
 
 
@@ -134,6 +135,7 @@ def operated(
     workers: list[Callable[[], None]] = [
         lambda: pass_parts(plc, stop, chance),
         lambda: sample(line.pid, stop, samples),
+        lambda: tidy(scene.disk / "overlays", stop),
     ]
     threads = [threading.Thread(target=worker, daemon=True) for worker in workers]
     for thread in threads:
@@ -155,6 +157,13 @@ def pass_parts(plc: Plc, stop: threading.Event, chance: random.Random) -> None:
             plc.announce(f"part-{number}")
         if chance.random() < 0.005:
             plc.send('{"no": "part"}\n')
+
+
+def tidy(overlays: Path, stop: threading.Event) -> None:
+    """Keeps the newest pictures, as a plant's own clean-up would: the disk is small."""
+    while not stop.wait(1.0):
+        for picture in sorted(overlays.glob("*.png"))[:-KEPT_PICTURES]:
+            picture.unlink(missing_ok=True)
 
 
 def sample(process_id: int, stop: threading.Event, samples: list[dict[str, float]]) -> None:

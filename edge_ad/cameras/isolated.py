@@ -24,6 +24,9 @@ OPEN_S = 40.0
 TELL_S = 3.0
 """So long may a trigger or a setting take."""
 
+RESTART_S = 15.0
+"""So long may restarting a stream take, where a driver can only close and open."""
+
 HANG_S = 3.0
 """Without a sign of life for so long while it is read, the process hangs and is killed."""
 
@@ -148,8 +151,13 @@ class IsolatedCamera(CameraDriver):
         self._ask("set", TELL_S, **options)
 
     def restart(self) -> None:
-        """Restarts the stream of the open device."""
-        self._ask("restart")
+        """Restarts the stream of the open device.
+
+        Raises:
+            CameraError: it does not start; or the process hangs, and was killed.
+        """
+        self._await_life()
+        self._ask("restart", RESTART_S)
         self._end = None
 
     def reset(self) -> None:
@@ -236,6 +244,22 @@ class IsolatedCamera(CameraDriver):
         raise CameraError(
             f"camera {self._uri} hangs", why=self.problem, remedy="unplug it and plug it in again, then: edge-ad doctor"
         )
+
+    def _await_life(self) -> None:
+        """Waits for anything from the process: one that reads says something all the time, whatever the camera does."""
+        deadline_s = max(self._heard_s, self._left_s - HANG_S / 2) + HANG_S
+        while self.info is not None:
+            try:
+                message = self._receive(max(0.0, deadline_s - time.monotonic()))
+            except EOFError:
+                return  # what is asked next tells
+            if message is not None:
+                self._pending.append(message)
+                return
+            if time.monotonic() >= deadline_s:
+                self.events["hangs"] += 1
+                self._kill(f"it gave no sign of life for {HANG_S:g} s and was killed")
+                raise CameraError(f"camera {self._uri} hangs", why=self.problem, remedy="it is started anew")
 
     def _receive(self, timeout_s: float) -> Message | None:
         if self._channel is None:

@@ -74,6 +74,9 @@ Those that a camera cannot have are left out. All but the first then come round 
 is gone begins with the second.
 """
 
+RESPAWN_AFTER_S = 20.0
+"""A process whose camera has been away for less is opened again instead: to start one anew takes longer."""
+
 BOOT_S = 5.0
 """A device that was reset may take so long to be listed again."""
 
@@ -283,6 +286,8 @@ class Reader:
         name = self._rungs[self._rung]
         self._attempt += 1
         self._rung = self._rung + 1 if self._rung + 1 < len(self._rungs) else 1
+        if name == "respawns" and time.monotonic() - self._arrived_s < RESPAWN_AFTER_S:
+            name = "reopens"
         self._statistics.event(name)
         try:
             if not self._cure(name):

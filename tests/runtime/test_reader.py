@@ -135,7 +135,8 @@ class Bench:
 
 
 @pytest.fixture
-def make(clock: Clock) -> Iterator[Callable[..., Bench]]:
+def make(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
+    monkeypatch.setattr(reading, "RESPAWN_AFTER_S", 0.0)
     yield lambda kind=Spawned, recovery=None, paced=True, can_reset=True, **options: Bench(
         clock, kind(clock, paced=paced, can_reset=can_reset), recovery, **options
     )
@@ -171,6 +172,19 @@ def test_cures_that_a_camera_cannot_have_are_left_out(
     bench.camera.state, bench.camera.absent = LOST, True
     bench.read(5)
     assert bench.camera.cures == cures
+
+
+def test_a_process_whose_camera_is_away_for_a_moment_is_kept(
+    make: Callable[..., Bench], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make(can_reset=False)
+    monkeypatch.setattr(reading, "RESPAWN_AFTER_S", 20.0)
+    bench.camera.state, bench.camera.absent = LOST, True
+    began_s = clock.now_s
+    while "respawn" not in bench.camera.cures:
+        bench.read()
+    assert 20 <= clock.now_s - began_s < 30
+    assert set(bench.camera.cures) == {"open", "respawn"}
 
 
 def test_silence_begins_with_the_mildest_cure_and_a_frame_begins_anew(make: Callable[..., Bench]) -> None:
