@@ -11,7 +11,12 @@ from rich.table import Table
 from edge_ad.cli.console import notes, print_json, results
 from edge_ad.runtime.recipes import active_in, read_recipes, use
 
-app = typer.Typer(help="Recipes: one TOML file for each product, and which of them is in force.", no_args_is_help=True)
+HELP = """Recipes: one TOML file for each product, and which of them is in force.
+
+Example: edge-ad recipe use lid recipes
+"""
+
+app = typer.Typer(help=HELP, no_args_is_help=True)
 
 Directory = Annotated[Path, typer.Argument(help="Directory of the recipes.", metavar="DIR")]
 

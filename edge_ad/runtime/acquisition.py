@@ -12,12 +12,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from edge_ad.errors import ConfigError
 from edge_ad.runtime.latest import LatestSlot
 from edge_ad.runtime.parts import Part, PartRules, PartTracker
 from edge_ad.runtime.reader import READ_TIMEOUT_S, Reader, Reading
 from edge_ad.runtime.stats import Statistics
 from edge_ad.settings import Settings
-from edge_ad.types import Camera
+from edge_ad.types import Camera, CameraCaps
 
 Policy = Literal["latest", "every", "trigger", "software"]
 
@@ -83,6 +84,41 @@ class Acquisition(Settings):
         if self.distance_mm is not None and self.speed_mm_s is not None:
             return 1000 * self.distance_mm / self.speed_mm_s
         return self.deadline_ms
+
+    def policy_for(self, caps: CameraCaps, *, live: bool, triggered: bool) -> Policy:
+        """The policy, or the default one.
+
+        Args:
+            caps: of the camera.
+            live: whether its frames keep coming.
+            triggered: whether there is a source of triggers.
+
+        Raises:
+            ConfigError: the policy needs triggers and there are none, or the other way round; or a camera that
+                takes pictures when told to.
+        """
+        if self.policy is None:
+            return "trigger" if triggered else "latest" if live else "every"
+        by_parts = self.policy in ("trigger", "software")
+        if by_parts and not triggered:
+            raise ConfigError(
+                f"policy {self.policy} has no source of triggers",
+                why="parts are announced by triggers",
+                remedy="give one: --trigger tcp://127.0.0.1:7001, or leave the policy out",
+            )
+        if triggered and not by_parts:
+            raise ConfigError(
+                f"policy {self.policy} does not go together with triggers",
+                why="it judges frames whatever is triggered, so no trigger would be answered",
+                remedy="use policy trigger or software, or leave --trigger out",
+            )
+        if self.policy == "software" and not caps.software_trigger:
+            raise ConfigError(
+                "the camera takes no pictures when told to, as policy software asks",
+                why="it has no software trigger, or another trigger was chosen for it",
+                remedy="use policy trigger, which picks the first frame after each trigger; or choose that trigger",
+            )
+        return self.policy
 
     def rules(self, policy: Policy) -> PartRules:
         """What the tracker asks of every part."""

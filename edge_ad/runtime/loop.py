@@ -21,8 +21,8 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from edge_ad.alarms import Alarm, Alarms
-from edge_ad.errors import ConfigError, EdgeAdError
-from edge_ad.runtime.acquisition import Acquisition, Policy, Take, every, latest, on_demand, triggered
+from edge_ad.errors import EdgeAdError
+from edge_ad.runtime.acquisition import Acquisition, Take, every, latest, on_demand, triggered
 from edge_ad.runtime.delivery import Delivery
 from edge_ad.runtime.judging import Inspector
 from edge_ad.runtime.parts import Fate, Part, PartTracker
@@ -155,8 +155,7 @@ class _Running:
 
     def __init__(self, camera: Camera, info: CameraInfo, line: Line, stop: threading.Event) -> None:
         self._camera, self._line, self._stop = camera, line, stop
-        self._policy = line.acquisition.policy or _default_policy(info, line)
-        _check_policy(self._policy, camera, line)
+        self._policy = line.acquisition.policy_for(camera.caps, live=info.live, triggered=line.triggers is not None)
         # A live camera's thread ends with the run, which must not set the caller's event to end it.
         self._halt = stop if self._policy == "every" else threading.Event()
         name, self._statistics, self._alarms = info.serial or info.name, line.statistics, line.alarms
@@ -343,34 +342,6 @@ class _Running:
         temperature_c = self.reader.health.temperature_c
         if temperature_c is not None:
             self._statistics.temperature("camera", temperature_c)
-
-
-def _default_policy(info: CameraInfo, line: Line) -> Policy:
-    if line.triggers is not None:
-        return "trigger"
-    return "latest" if info.live else "every"
-
-
-def _check_policy(policy: Policy, camera: Camera, line: Line) -> None:
-    by_parts = policy in ("trigger", "software")
-    if by_parts and line.triggers is None:
-        raise ConfigError(
-            f"policy {policy} has no source of triggers",
-            why="parts are announced by triggers",
-            remedy="give one: --trigger tcp://127.0.0.1:7001, or leave the policy out",
-        )
-    if line.triggers is not None and not by_parts:
-        raise ConfigError(
-            f"policy {policy} does not go together with triggers",
-            why="it judges frames whatever is triggered, so no trigger would be answered",
-            remedy="use policy trigger or software, or leave --trigger out",
-        )
-    if policy == "software" and not camera.caps.software_trigger:
-        raise ConfigError(
-            "the camera takes no pictures when told to, as policy software asks",
-            why="it has no software trigger, or another trigger was chosen for it",
-            remedy="use policy trigger, which picks the first frame after each trigger; or choose its software trigger",
-        )
 
 
 def _text(error: Exception) -> str:

@@ -194,6 +194,32 @@ def test_a_driver_that_crashes_again_and_again_is_given_a_rest(troubled: None, m
     assert camera.events["starts"] == 2
 
 
+def test_a_camera_that_is_away_for_long_is_given_no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolated, "MOST_STARTS", 2)
+    camera = IsolatedCamera("synthetic://?size=64&pool=2")
+    camera._starts_s = type(camera._starts_s)(maxlen=2)
+    try:
+        for _ in range(4):
+            camera.respawn()
+            camera.open()  # else it could not be opened for a minute, were it back
+        assert camera.events["starts"] == 4
+    finally:
+        camera.close()
+
+
+def test_a_trigger_that_never_returns_is_a_hang_within_seconds(troubled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolated, "TELL_S", 0.5)
+    with opened("troubled://?software=1&live=1") as camera:
+        assert camera.process_id is not None
+        os.kill(camera.process_id, signal.SIGSTOP)
+        with pytest.raises(CameraError, match="hangs"):
+            camera.trigger("a")
+        assert camera.events["hangs"] == 1
+        camera.open()
+        camera.trigger("b")
+        assert next_frame(camera).part_id == "b"
+
+
 def test_closing_ends_the_process_and_frees_every_handle() -> None:
     this = psutil.Process()
     camera = IsolatedCamera("synthetic://?size=64&pool=2")

@@ -308,7 +308,7 @@ def test_no_thread_is_left_behind() -> None:
         triggers = Announcer()
         with running(LiveCamera(), rules=RULES, triggers=triggers):
             triggers.trigger("a")
-            until(lambda found=triggers: found.answers)
+            until(lambda: triggers.answers)  # noqa: B023
     until(lambda: threading.active_count() <= before)
 
 

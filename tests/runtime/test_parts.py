@@ -202,6 +202,16 @@ def test_parts_without_names_are_numbered() -> None:
     assert [line.trigger().part_id for _ in range(3)] == ["1", "2", "3"]
 
 
+def test_months_of_parts_without_names_leave_nothing_behind() -> None:
+    line = Line()
+    for _ in range(1000):
+        line.trigger()
+        line.wait(400)
+        line.tracker.expire()
+    assert len(line.answers) == 1000
+    assert len(line.tracker._recent) == len(line.tracker) == 0
+
+
 @pytest.mark.parametrize("software", [False, True])
 def test_a_camera_that_takes_a_frame_when_told_is_asked_for_the_oldest_part_first(software: bool) -> None:
     line = Line(PartRules(frame_within_ns=500 * MS))

@@ -216,7 +216,7 @@ def test_opened_again_is_not_back_until_a_frame_comes(make: Callable[..., Bench]
     bench.read()
     assert bench.camera.cures == ["open", "open"]
     bench.see(1)
-    assert not bench.reader.is_silent and bench.reader.silent_s == 0
+    assert (bench.reader.is_silent, bench.reader.silent_s) == (False, 0)
 
 
 def test_without_triggers_a_camera_that_waits_for_them_is_not_silent(make: Callable[..., Bench]) -> None:
@@ -225,7 +225,7 @@ def test_without_triggers_a_camera_that_waits_for_them_is_not_silent(make: Calla
     assert not bench.reader.is_silent and not bench.reader.is_lost
     bench.camera.state = LOST
     bench.read()
-    assert bench.reader.is_lost and not bench.reader.is_silent, "not before it has been away for a while"
+    assert (bench.reader.is_lost, bench.reader.is_silent) == (True, False), "not before it has been away for a while"
 
 
 def test_a_slow_consumers_time_is_not_the_cameras(make: Callable[..., Bench], clock: Clock) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from edge_ad.bundle import FULL
 from edge_ad.errors import ConfigError, DataError, EngineError, OutputError
 from edge_ad.runtime import recipes as module
-from edge_ad.runtime.judging import FULL, Inspector, Judge
+from edge_ad.runtime.judging import Inspector, Judge
 from edge_ad.runtime.models import open_inspector
 from edge_ad.runtime.recipes import ACTIVE, Recipe, RecipeBook, active_in, read_recipes, use
 from edge_ad.types import Roi
@@ -86,6 +87,12 @@ def test_recipes_that_cannot_be(tmp_path: Path, texts: dict[str, str], words: st
     with pytest.raises(ConfigError, match=words) as refused:
         read_recipes([write(tmp_path, **texts)])
     assert refused.value.remedy
+
+
+def test_the_recipe_in_the_readme_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "README.md").read_text()
+    text = page.partition("```toml\n")[2].partition("```")[0]
+    assert read_recipes([write(tmp_path, lid=text)])["lid"].triggers == "tcp://127.0.0.1:7001"
 
 
 def test_two_recipes_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -299,12 +306,12 @@ def test_a_switch_whose_listener_fails_is_followed_by_the_next(tmp_path: Path, m
 def test_an_evicted_model_gives_its_engine_back(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle").directory
     inspector, model = open_inspector(str(bundle), recipe="lid")
-    closed: list[bool] = []
-    close = model.backend.close
-    model.backend.close = lambda: (closed.append(True), close())[1]  # type: ignore[method-assign]
+    backend = weakref.ref(model.backend)
+    del model
+    assert backend() is not None, "the inspector has it"
     del inspector
     gc.collect()
-    assert closed == [True]
+    assert backend() is None
 
 
 def test_a_recipes_roi_must_be_of_the_trained_size_and_inside_the_frame(tmp_path: Path) -> None:

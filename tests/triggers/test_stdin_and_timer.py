@@ -44,7 +44,7 @@ def test_a_line_that_is_too_long_is_refused_whole() -> None:
 
 def test_a_stream_that_breaks_is_the_end() -> None:
     class Broken(io.StringIO):
-        def readline(self, size: int | None = -1, /) -> str:
+        def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
             raise OSError(5, "Input/output error")
 
     assert announced(StdinTriggers(Broken())) == []
@@ -57,7 +57,7 @@ def test_lines_are_announced_as_they_come() -> None:
     source.start(lambda part_id, recipe: parts.append(part_id))
     for number in range(3):
         os.write(theirs, f"{number}\n".encode())
-        until(lambda count=number: len(parts) == count + 1)
+        until(lambda: len(parts) == number + 1)  # noqa: B023
         assert not source.is_over
     os.close(theirs)
     until(lambda: source.is_over)
