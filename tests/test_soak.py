@@ -14,7 +14,7 @@ SOAK = Path(__file__).parents[1] / "scripts" / "soak.py"
 
 @pytest.mark.slow
 def test_a_line_keeps_its_promises_under_every_fault(tmp_path: Path) -> None:
-    command = [sys.executable, SOAK, "--minutes", "2", "--output", tmp_path]
+    command = [sys.executable, str(SOAK), "--minutes", "2", "--output", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=550, check=False)
     assert (tmp_path / "report.json").is_file(), done.stderr[-3000:]
     report = json.loads((tmp_path / "report.json").read_text())
