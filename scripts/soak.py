@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from soak_faults import FAULTS, Scene, recoveries
+from soak_faults import FAULTS, Scene, errors_in_peace, recoveries
 from soak_plc import Plc, audit
 
 RATE_PER_S = 6.0
@@ -226,6 +226,7 @@ def report_of(
     beats = np.diff(plc.books.heartbeats)
     return {
         **figures,
+        "in_peace": errors_in_peace(scene, plc.books),
         "faults": found,
         "memory": {"slope_mb_per_h": slope, "over_h": span_h, "mb": [settled[0]["rss_mb"], settled[-1]["rss_mb"]]},
         "handles": [min(handles), max(handles)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import socket
@@ -204,20 +205,40 @@ FAULTS = {
 }
 
 
+def _back_after(event: Event, until_s: float, judged_s: list[float]) -> float:
+    """How long after a fault's end the longest time without a judged part ended; 0 where it ended before."""
+    marks = [event.began_s, *(at_s for at_s in judged_s if event.began_s < at_s < until_s)]
+    if len(marks) == 1:
+        return math.inf
+    _, back_s = max(zip(marks, marks[1:], strict=False), key=lambda pair: pair[1] - pair[0])
+    return max(0.0, back_s - event.ended_s)
+
+
+def errors_in_peace(scene: Scene, books: Books) -> dict[str, int]:
+    """Of the parts that were announced while nothing was wrong: how many there were, and how many were ERROR."""
+    troubled = [(event.began_s - 1, event.ended_s + RECOVERED_S) for event in scene.events]
+    parts = [
+        part
+        for part, sent_s in books.sent_s.items()
+        if part in books.answers and not any(began <= sent_s <= ended for began, ended in troubled)
+    ]
+    return {"parts": len(parts), "errors": sum(books.answers[part][0].decision == "ERROR" for part in parts)}
+
+
 def recoveries(scene: Scene, books: Books) -> dict[str, dict[str, Any]]:
     """Of each kind of fault: how often, how soon flagged, and how soon after its end parts were judged again."""
     judged_s = sorted(found[0].at_s for found in books.answers.values() if found[0].decision != "ERROR")
     result: dict[str, dict[str, Any]] = {}
-    for event in scene.events:
+    following_s = [event.began_s for event in scene.events[1:]] + [math.inf]
+    for event, next_s in zip(scene.events, following_s, strict=True):
         fault = FAULTS[event.fault]
         kind = result.setdefault(event.fault, {"times": 0, "flagged_s": [], "recovered_s": [], "broken": []})
         kind["times"] += 1
         flagged = [at_s - event.began_s for name, on, at_s in books.alarms if name == "camera" and on]
         flagged = [delay_s for delay_s in flagged if 0 <= delay_s < event.ended_s - event.began_s + RECOVERED_S]
-        back = [at_s - event.ended_s for at_s in judged_s if at_s > event.ended_s]
-        if back:
-            kind["recovered_s"].append(round(back[0], 2))
-        if not back or back[0] > RECOVERED_S:
+        back_s = _back_after(event, min(next_s, event.ended_s + 2 * RECOVERED_S), judged_s)
+        kind["recovered_s"].append(round(back_s, 2))
+        if back_s > RECOVERED_S:
             kind["broken"].append(f"no verdict within {RECOVERED_S:g} s of the end of {event.fault}")
         if fault.camera_away and event.ended_s - event.began_s >= 2:
             kind["flagged_s"].append(round(flagged[0], 2) if flagged else None)
