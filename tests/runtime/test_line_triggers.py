@@ -159,6 +159,44 @@ def _judge(limit: float) -> Any:
     return Judge(predict, limit)
 
 
+def test_a_bug_in_finding_a_model_costs_its_parts_alone_wherever_it_strikes() -> None:
+    triggers, camera = Announcer(), LiveCamera()
+    inspector = Inspector.of(predict, 5.0)
+
+    def inspector_for(recipe: str) -> Inspector:
+        if recipe:
+            raise ZeroDivisionError(recipe)
+        return inspector
+
+    rules = {"deadline_ms": 1000, "frame_within_ms": 50}
+    with running(camera, rules=rules, triggers=triggers, inspector_for=inspector_for) as line:
+        triggers.trigger("judged", "broken")
+        until(lambda: triggers.answers)
+        camera.fault = ReadStatus.TIMEOUT
+        triggers.trigger("given up", "broken")
+        until(lambda: len(triggers.answers) == 2)
+        camera.fault = None
+        until(lambda: _passes(triggers))
+        assert line.events["bugs"] >= 2
+    assert triggers.outcome[:2] == [("judged", "ERROR"), ("given up", "ERROR")]
+    assert all(answer.recipe == "broken" for answer in triggers.answers[:2])
+
+
+def test_a_part_that_is_late_with_its_frame_still_has_its_name_and_its_picture() -> None:
+    triggers, go_on = Announcer(), threading.Event()
+
+    def held(frame: Frame) -> AnomalyResult:
+        assert go_on.wait(LONG_S)
+        return predict(frame)
+
+    with running(LiveCamera(), judge=held, rules=SLOW, triggers=triggers):
+        triggers.trigger("A-17")
+        until(lambda: triggers.answers)
+        go_on.set()
+    answer = triggers.answers[0]
+    assert (answer.frame.part_id, answer.frame.source, answer.frame.size_px) == ("A-17", "live", (4, 6))
+
+
 def test_a_picture_of_one_part_that_comes_too_late_is_never_taken_for_the_next() -> None:
     class Slow(LiveCamera):
         """Delivers without names, and the first picture long after its part's deadline."""
