@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edge_ad.cameras import camera_from_uri, opened
+from edge_ad.cameras.isolated import IsolatedCamera
 from edge_ad.errors import CameraError
 from edge_ad.types import AnyArray, Camera, CameraInfo, Frame
 
@@ -72,6 +73,7 @@ DRIVERS: dict[str, Callable[[Request], Camera]] = {
     "v4l2": lambda request: request.getfixturevalue("film_camera"),
     "replay-clouds": lambda request: camera_from_uri(f"replay://{request.getfixturevalue('clouds')}?fps=100"),
     "synthetic": lambda request: camera_from_uri("synthetic://?size=64&pool=2"),
+    "isolated": lambda request: IsolatedCamera("synthetic://?size=64&pool=2"),
     "synthetic-wide": lambda request: camera_from_uri("synthetic://?width=96&height=72&pool=2"),
     "synthetic-faulty": lambda request: camera_from_uri(
         "synthetic://?size=64&pool=2&fps=100&junk_rate=0.5&stall_every_s=0.2&stall_s=0.1"
