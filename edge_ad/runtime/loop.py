@@ -319,7 +319,8 @@ class _Running:
     def _tracker_triggers(self, tracker: PartTracker) -> Callable[[str, str], None]:
         def on_trigger(part_id: str, recipe: str) -> None:
             try:
-                tracker.trigger(part_id, recipe)
+                # Now, as another recipe may be in force when the part is judged.
+                tracker.trigger(part_id, recipe or self._line.inspector_for("").recipe)
             except Exception as error:  # in the thread of a source, which must go on
                 survived(error, "a trigger", self._statistics)
 

@@ -150,6 +150,21 @@ def test_a_recipe_that_a_trigger_names_judges_that_part_alone() -> None:
     assert triggers.answers[2].recipe == "bolt"
 
 
+def test_a_part_belongs_to_the_recipe_in_force_when_it_was_triggered() -> None:
+    triggers, camera = Announcer(), LiveCamera()
+    books = {name: Inspector({"full": _judge(limit)}, recipe=name) for name, limit in LIMITS}
+    active = ["lid"]
+    with running(camera, rules=RULES, triggers=triggers, inspector_for=lambda name: books[name or active[0]]):
+        camera.fault = ReadStatus.TIMEOUT  # no frame until the change-over is done
+        triggers.trigger("a", "")
+        active[0] = "cap"
+        camera.fault = None
+        until(lambda: len(triggers.answers) == 1)
+        triggers.trigger("b", "")
+        until(lambda: len(triggers.answers) == 2)
+    assert [answer.recipe for answer in triggers.answers] == ["lid", "cap"]
+
+
 LIMITS = (("lid", 5.0), ("cap", 0.5))
 
 
