@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import math
 import random
-from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -90,37 +89,41 @@ class ExchangeabilityTest:
         self._random = random.Random(seed)
         self._kept = list(reference)
         self._room = len(self._kept) + MEMORY
+        # All that a game will need, filled now: memory that grows from part to part would look like a leak.
+        self._sorted = np.full(self._room + PROMISE_PARTS, np.nan)
+        self._values, self._z = np.full((2, PROMISE_PARTS), np.nan)
         self.restart()
 
     @property
     def compared(self) -> int:
         """How many values the next one is compared with."""
-        return len(self._sorted)
+        return self._count
 
     def restart(self) -> None:
         """Begins a new game against what is kept."""
         self.change: Change | None = None
         self.parts, self.capital = 0, 1.0
-        self._sorted = sorted(self._kept)
-        self._values: list[float] = []
-        self._z: list[float] = []
+        self._count, self._taken = len(self._kept), 0
+        self._sorted[: self._count] = sorted(self._kept)
         self._games = [AT_ONCE] * len(self._shifts)
 
     def add(self, value: float) -> None:
         """Takes the next value, which must be finite."""
         if self.parts == PROMISE_PARTS:
             if self.change is None:
-                self._kept += self._values[: self._room - len(self._kept)]
+                self._kept += self._values[: min(self._taken, self._room - len(self._kept))].tolist()
             self.restart()
         self.parts += 1
         if self.change is None:
             self._bet(value)
 
     def _bet(self, value: float) -> None:
-        z = _NORMAL.inv_cdf(1 - self._p_value(value))
-        insort(self._sorted, value)
-        self._values.append(value)
-        self._z.append(z)
+        p, place = self._p_value_and_place(value)
+        z = _NORMAL.inv_cdf(1 - p)
+        self._sorted[place + 1 : self._count + 1] = self._sorted[place : self._count]
+        self._sorted[place] = value
+        self._values[self._taken], self._z[self._taken] = value, z
+        self._count, self._taken = self._count + 1, self._taken + 1
         enters = 0.0 if self.parts == 1 else (1 - AT_ONCE) / (PROMISE_PARTS - 1)
         self._games = [
             (game + enters) * _ratio(shift, z) for game, shift in zip(self._games, self._shifts, strict=True)
@@ -130,19 +133,20 @@ class ExchangeabilityTest:
         if self.capital >= self._wanted:
             self.change = self._found()
 
-    def _p_value(self, value: float) -> float:
-        below, up_to = bisect_left(self._sorted, value), bisect_right(self._sorted, value)
-        count = len(self._sorted)
-        p = (count - up_to + self._random.random() * (up_to - below + 1)) / (count + 1)
-        return min(max(p, NEVER_P), 1 - NEVER_P)
+    def _p_value_and_place(self, value: float) -> tuple[float, int]:
+        """Of a value: its smoothed p-value, and where it belongs among the sorted ones."""
+        known = self._sorted[: self._count]
+        below, up_to = (int(np.searchsorted(known, value, side)) for side in ("left", "right"))
+        p = (self._count - up_to + self._random.random() * (up_to - below + 1)) / (self._count + 1)
+        return min(max(p, NEVER_P), 1 - NEVER_P), up_to
 
     def _found(self) -> Change:
         """The shift that won the most, and the part from which it won."""
         best = max(range(len(self._shifts)), key=self._games.__getitem__)
         shift = self._shifts[best]
-        won = np.cumsum(shift * np.array(self._z) - shift**2 / 2)
+        won = np.cumsum(shift * self._z[: self._taken] - shift**2 / 2)
         start = int(np.argmin(np.concatenate([[0.0], won[:-1]])))
-        return Change(shift > 0, np.array(self._kept + self._values[:start]), start)
+        return Change(shift > 0, np.concatenate([self._kept, self._values[:start]]), start)
 
 
 def _ratio(shift: float, z: float) -> float:
