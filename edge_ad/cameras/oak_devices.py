@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,8 @@ def load_sdk() -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
+    # Its handlers for signals end the process at what Python survives, such as a file that may not grow any more.
+    os.environ.setdefault("DEPTHAI_INSTALL_SIGNAL_HANDLER", "0")
     return require("depthai", extra="oak", chatty=True)
 
 

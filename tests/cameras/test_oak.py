@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,3 +140,21 @@ camera.close()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
+
+
+FULL_DISK = """
+import resource
+from pathlib import Path
+from edge_ad.cameras.oak_devices import load_sdk
+load_sdk()
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+try:
+    Path("large").write_bytes(bytes(100))
+except OSError as error:
+    print("survived", error.strerror)
+"""
+
+
+def test_the_sdk_does_not_end_the_process_where_python_goes_on(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL_DISK], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "survived File too large\n", (done.returncode, done.stderr)
