@@ -80,7 +80,7 @@ def command(
     if json_output:
         print_json({"directory": str(writer.directory), **tally.report(), "next": following})
     else:
-        _print(tally, writer.directory, frames, reader.problem, following)
+        _print(tally, writer.directory, frames, reader.problem or tally.problem, following)
     problem = _problem(tally, camera, reader.problem)
     if problem is not None:
         raise problem
@@ -95,12 +95,14 @@ class Tally:
         skipped: frames left out, by cause.
         coverage: sum over the captures of the share of pixels with depth.
         ended: why it ended.
+        problem: what the last capture that could not be read failed with.
     """
 
     written: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     coverage: float = 0.0
     ended: str = ""
+    problem: str = ""
 
     def report(self) -> dict[str, object]:
         """The figures, JSON-able."""
@@ -159,6 +161,7 @@ def record(
             continue
         elif reading.error is not None:
             tally.skipped["unreadable"] += 1
+            tally.problem = str(reading.error)
         elif time.monotonic() >= due_s and _keep(reading.frame, writer, tally):
             kept_s = time.monotonic()
             due_s = kept_s + interval_s
