@@ -81,7 +81,7 @@ def command(
         print_json({"directory": str(writer.directory), **tally.report(), "next": following})
     else:
         _print(tally, writer.directory, frames, reader.problem or tally.problem, following)
-    problem = _problem(tally, camera, reader.problem)
+    problem = _problem(tally, camera, reader.problem or tally.problem)
     if problem is not None:
         raise problem
 
