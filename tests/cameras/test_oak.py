@@ -139,3 +139,14 @@ camera.close()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
+
+
+def test_a_capture_that_waited_in_the_sdk_is_as_old_as_it_is() -> None:
+    camera = host_camera(steady(20))
+    camera.open()
+    read_until(camera, 3)
+    time.sleep(1.0)  # all are sent by then, and the newest four kept
+    waited_ns = time.monotonic_ns()
+    frame = read_until(camera, 20)[-1]
+    assert frame.timestamp_ns < waited_ns - 300_000_000
+    camera.close()
