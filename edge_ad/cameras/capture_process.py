@@ -77,7 +77,7 @@ class _Capture:
         self._read_s = TRIGGERED_READ_S if camera.caps.software_trigger else READ_S
         self._health_s = 0.0
         self._stream = 0
-        self._reading = self._ended = False
+        self._reading = self._ended = self._health_failed = False
 
     def serve(self) -> None:
         """Until the line says ``close``."""
@@ -160,7 +160,13 @@ class _Capture:
         now_s = time.monotonic()
         if now_s - self._health_s >= HEALTH_S:
             self._health_s = now_s
-            health = self._camera.health()
+            try:
+                health = self._camera.health()
+            except Exception as error:  # a figure that is missing must not end the stream
+                if not self._health_failed:
+                    self._say_bug(error)
+                self._health_failed = True
+                return
             fields = {"temperature_c": health.temperature_c, "dropped": dict(health.dropped)}
             self._channel.send("health", health={**fields, "details": dict(health.details)})
 

@@ -20,7 +20,8 @@ from edge_ad.cameras.genicam_devices import (
     sdk_errors,
 )
 from edge_ad.cameras.genicam_features import Features, RangeScale, choose_trigger, enable_images, read_range_scale
-from edge_ad.cameras.genicam_frames import USABLE, Numbers, Part, frame_of
+from edge_ad.cameras.genicam_frames import USABLE, Numbers, Part, frame_of, sensor_time_s
+from edge_ad.cameras.steady_clock import SteadyClock
 from edge_ad.cameras.triggered import TriggeredParts
 from edge_ad.cameras.uri import CameraUri
 from edge_ad.errors import CameraError
@@ -94,6 +95,7 @@ class GenicamCamera(CameraDriver):
         self._source = ""
         self._numbers = Numbers(self.dropped)
         self._parts = TriggeredParts()
+        self._clock = SteadyClock()
         self._lost = False
 
     @classmethod
@@ -173,6 +175,7 @@ class GenicamCamera(CameraDriver):
     def _start(self) -> None:
         self._numbers.restart()
         self._parts.clear()
+        self._clock = SteadyClock()
         self._acquirer.start()
 
     def read(self, timeout_s: float) -> Frame | ReadStatus:
@@ -198,10 +201,15 @@ class GenicamCamera(CameraDriver):
         if buffer is None:
             return ReadStatus.DISCONNECTED
         with buffer:  # its memory goes back to the SDK at the end
-            part_id = self._parts.captured()
+            part_id, arrived_ns = self._parts.captured(), self._arrival_ns(buffer)
             parts = [Part.of(component) for component in buffer.payload.components if component]
             sequence = self._numbers.next(buffer)
-            return frame_of(parts, self.caps.images, self._scale, self._source, sequence, part_id)
+            return frame_of(parts, self.caps.images, self._scale, self._source, sequence, part_id, arrived_ns)
+
+    def _arrival_ns(self, buffer: Any) -> int:
+        """When a capture arrived, or would have, had it not waited here."""
+        now_ns, taken_s = time.monotonic_ns(), sensor_time_s(buffer) if self.caps.paced else None
+        return now_ns if taken_s is None else self._clock.arrival_ns(taken_s, now_ns)
 
     def _fetch(self, timeout_s: float) -> Any | None:
         """The SDK's next buffer; None when none came in time, and also, early, for an incomplete capture."""

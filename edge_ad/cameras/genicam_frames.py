@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,7 +78,13 @@ class Part:
 
 
 def frame_of(
-    parts: Sequence[Part], images: tuple[str, ...], scale: RangeScale, source: str, sequence: int, part_id: str | None
+    parts: Sequence[Part],
+    images: tuple[str, ...],
+    scale: RangeScale,
+    source: str,
+    sequence: int,
+    part_id: str | None,
+    arrived_ns: int,
 ) -> Frame:
     """Makes a frame that owns its memory.
 
@@ -90,6 +95,7 @@ def frame_of(
         source: becomes ``Frame.source``.
         sequence: becomes ``Frame.sequence``.
         part_id: becomes ``Frame.part_id``.
+        arrived_ns: becomes ``Frame.timestamp_ns``.
 
     Raises:
         CameraError: an image is not among the parts, or they differ in size.
@@ -116,7 +122,7 @@ def frame_of(
         depth=depth,
         depth_unit_m=scale.unit_m,
         intrinsics=scale.intrinsics(width, height),
-        timestamp_ns=time.monotonic_ns(),
+        timestamp_ns=arrived_ns,
         sequence=sequence,
         source=source,
         part_id=part_id,
@@ -146,6 +152,15 @@ def _depth(part: Part, scale: RangeScale) -> Float32Array:
         depth += np.float32(scale.offset)
     depth[no_return | (depth < 0)] = 0
     return depth
+
+
+def sensor_time_s(buffer: Any) -> float | None:
+    """When a capture was taken, by the camera's clock; None where its producer does not tell."""
+    try:
+        told = buffer.timestamp_ns
+    except (*sdk_errors(), AttributeError):
+        return None
+    return None if told is None else float(told) / 1e9
 
 
 class Numbers:

@@ -200,15 +200,18 @@ class IsolatedCamera(CameraDriver):
             )
         self._starts_s.append(now_s)
         self._kill(self.problem)
-        ring = Ring.create()
-        ours, theirs = Channel.pair()
-        with theirs:
+        with contextlib.ExitStack() as undo:  # where no process can be started, nothing stays open
+            ring = Ring.create()
+            undo.callback(ring.close)
+            ours, theirs = map(undo.enter_context, Channel.pair())
             self._process = subprocess.Popen(
                 command_line(theirs.fileno(), ring),
                 pass_fds=(theirs.fileno(), ring.descriptor),
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # SDKs print; standard output may be the results'
             )
+            undo.pop_all()
+            theirs.close()
         self.events["starts"] += 1
         self._ring, self._channel = ring, Channel(ours)
         self._pending.clear()

@@ -15,6 +15,7 @@ from edge_ad.cameras.oak_devices import load_sdk
 from edge_ad.cameras.oak_pipeline import Connect, OakLink, connect
 from edge_ad.cameras.pairing import PairCheck
 from edge_ad.cameras.realsense_options import StreamMode
+from edge_ad.cameras.steady_clock import SteadyClock
 from edge_ad.cameras.uri import CameraUri
 from edge_ad.errors import CameraError
 from edge_ad.settings import Settings
@@ -61,6 +62,7 @@ class OakCamera(CameraDriver):
         self.caps = CameraCaps(paced=not triggered, hardware_trigger=triggered)
         self._link: OakLink | None = None
         self._pairs = PairCheck(0, self.dropped)
+        self._clock: SteadyClock | None = None
         self._source = ""
         self._lost = False
 
@@ -92,6 +94,7 @@ class OakCamera(CameraDriver):
                 remedy="choose another size= or fps=, plug it in again, then: edge-ad doctor",
             ) from error
         self._pairs = PairCheck(500 / options.fps, self.dropped)
+        self._clock = SteadyClock() if self.caps.paced else None
         self._source = f"oak://{link.serial}"
         details = {"size": f"{mode.width_px}x{mode.height_px}", "fps": str(mode.fps), **link.details}
         self.info = CameraInfo(link.name, link.serial, live=True, warnings=link.warnings, details=details)
@@ -141,7 +144,7 @@ class OakCamera(CameraDriver):
             depth=np.array(depth.getFrame(), dtype=np.uint16, order="C"),
             depth_unit_m=0.001,
             intrinsics=None if self._link is None else self._link.intrinsics,
-            timestamp_ns=arrived_ns,
+            timestamp_ns=self._clock.arrival_ns(exposed.total_seconds(), arrived_ns) if self._clock else arrived_ns,
             sequence=number,
             source=self._source,
             skew_ms=skew_ms,

@@ -14,6 +14,7 @@ from edge_ad.cameras.orbbec_devices import Bus, find_device, load_sdk
 from edge_ad.cameras.orbbec_frames import FrameMaker
 from edge_ad.cameras.orbbec_streams import RecordingStream, Stream
 from edge_ad.cameras.realsense_options import StreamMode
+from edge_ad.cameras.steady_clock import SteadyClock
 from edge_ad.cameras.triggered import TriggeredParts
 from edge_ad.cameras.uri import CameraUri
 from edge_ad.errors import CameraError, ConfigError
@@ -137,7 +138,8 @@ class OrbbecCamera(CameraDriver):
         _choose_trigger(sdk, device, found.serial, options.trigger)
         source = f"orbbec://{found.serial}"
         stream = Stream(sdk, device, found.serial, options.depth, options.color)
-        self._maker = FrameMaker(sdk, stream.depth, stream.color, source, options.align, self.dropped)
+        clock = SteadyClock() if self.caps.paced else None
+        self._maker = FrameMaker(sdk, stream.depth, stream.color, source, options.align, self.dropped, clock)
         stream.start()
         self._stream = stream
         self._parts.clear()

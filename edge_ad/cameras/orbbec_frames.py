@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from edge_ad.cameras.pairing import PairCheck
+from edge_ad.cameras.steady_clock import SteadyClock
 from edge_ad.types import Frame, Intrinsics
 
 
@@ -22,12 +23,20 @@ class FrameMaker:
         source: becomes ``Frame.source``.
         align: the image that keeps its pixels; the other one is resampled to it.
         dropped: counts by cause, see ``PairCheck``; and ``incomplete`` (a set without depth or without colour).
+        clock: of a camera that runs freely: tells when a set arrived that the SDK has kept.
     """
 
     def __init__(
-        self, sdk: Any, depth: Any, color: Any, source: str, align: Literal["color", "depth"], dropped: Counter[str]
+        self,
+        sdk: Any,
+        depth: Any,
+        color: Any,
+        source: str,
+        align: Literal["color", "depth"],
+        dropped: Counter[str],
+        clock: SteadyClock | None = None,
     ) -> None:
-        self._source, self._dropped = source, dropped
+        self._source, self._dropped, self._clock = source, dropped, clock
         # Captures are half a period apart or nearer; what is farther shows another part.
         self._pairs = PairCheck(500 / min(depth.get_fps(), color.get_fps()), dropped)
         self._align = None
@@ -55,6 +64,8 @@ class FrameMaker:
         number, skew_ms = depth.get_index(), abs(color.get_timestamp_us() - depth.get_timestamp_us()) / 1000
         if not self._pairs.is_new_capture(number, skew_ms):
             return None
+        if self._clock is not None:
+            arrived_ns = self._clock.arrival_ns(depth.get_timestamp_us() / 1e6, arrived_ns)
         if self._align is not None:
             aligned = self._align.process(images)
             if aligned is None:

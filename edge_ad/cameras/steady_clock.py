@@ -27,7 +27,7 @@ class SteadyClock:
         """When a frame arrived, or would have.
 
         Args:
-            sensor_s: its time by the sensor's clock, whose zero may be anywhere.
+            sensor_s: its time by the sensor's clock, whose zero may be anywhere; one that stands still tells nothing.
             now_ns: when it was received, on the host's monotonic clock.
 
         Returns:
@@ -35,7 +35,7 @@ class SteadyClock:
         """
         now_s = now_ns / 1e9
         way_s = now_s - sensor_s
-        if way_s - min(self._shortest_s, self._shortest_before_s) > RESTARTED_S or sensor_s < self._last_s:
+        if way_s - min(self._shortest_s, self._shortest_before_s) > RESTARTED_S or sensor_s <= self._last_s:
             self._shortest_s = self._shortest_before_s = math.inf
             self._since_s = now_s
         self._last_s = sensor_s

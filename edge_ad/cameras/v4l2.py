@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import AfterValidator, Field, StringConstraints
 
 from edge_ad.cameras.base import CameraDriver
+from edge_ad.cameras.steady_clock import SteadyClock
 from edge_ad.cameras.uri import CameraUri
 from edge_ad.errors import CameraError, ConfigError
 from edge_ad.settings import Settings
@@ -134,6 +135,7 @@ class V4l2Camera(CameraDriver):
         super().__init__()
         self._path, self._options, self._open_capture = path, options or V4l2Options(), open_capture
         self._capture: Capture | None = None
+        self._clock = SteadyClock()
         self._sequence = -1
         self._lost = False
 
@@ -174,7 +176,7 @@ class V4l2Camera(CameraDriver):
         warnings = []
         if wanted.fps is not None and abs(fps - wanted.fps) > 0.5:
             warnings.append(f"it sends {fps:g} images a second, not {wanted.fps:g}")
-        self._lost = False
+        self._clock, self._lost = SteadyClock(), False
         details = {"size": f"{width}x{height}", "fps": f"{fps:g}"}
         self.info = CameraInfo(_name(self._path), str(self._path), True, tuple(warnings), details)
         return self.info
@@ -199,9 +201,10 @@ class V4l2Camera(CameraDriver):
             self._lost = True
             return ReadStatus.DISCONNECTED
         self._sequence += 1
+        arrived_ns, taken_ms = time.monotonic_ns(), self._capture.get(cv2.CAP_PROP_POS_MSEC)
         return Frame(
             rgb=np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8),
-            timestamp_ns=time.monotonic_ns(),
+            timestamp_ns=self._clock.arrival_ns(taken_ms / 1000, arrived_ns),
             sequence=self._sequence,
             source=f"v4l2://{self._path}",
         )

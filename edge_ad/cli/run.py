@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from edge_ad.rig.record import Rig, read_rig
 from edge_ad.rig.settling import lock_exposure
 from edge_ad.runtime.acquisition import Policy
 from edge_ad.runtime.host import Host
+from edge_ad.runtime.judging import ALARM as SENSORS
 from edge_ad.runtime.latency_alarm import LatencyAlarm
 from edge_ad.runtime.loop import Line, RunSummary
 from edge_ad.runtime.loop import run as run_line
@@ -31,6 +33,9 @@ from edge_ad.runtime.reader import EndReason, Recovery
 from edge_ad.runtime.stats import Statistics
 from edge_ad.triggers import triggers_from_uri
 from edge_ad.types import Camera, CameraInfo, Decision
+
+SETTINGS = "settings"
+"""The alarm of a camera that refuses what it should be set to."""
 
 RECOVERY = Recovery()
 """A camera that is lost is waited for as long as it takes."""
@@ -178,7 +183,7 @@ def _run(
         model, limit = products.loaded[plan.active], products.book.inspector_for("").threshold
         notes.print(f"[green]engine[/] {model.description}  [dim]threshold {limit:.4g}[/]")
         info = stack.enter_context(opened_camera(source))
-        prepare = partial(_prepare, source, products, rig)
+        prepare = partial(_prepare, source, products, rig, alarms)
         prepare()
         every_second = [lambda: statistics.host(host.figures()), lambda: systemd.report(statistics, alarms)]
         if limits.latency_ms is not None:
@@ -197,7 +202,7 @@ def _run(
             alarms=alarms,
             statistics=statistics,
         )
-        products.on_switch = lambda: line.camera_commands.put(prepare)
+        products.on_switch = partial(_changed_over, line, prepare)
         stack.enter_context(products.following())
         with view.shown(notes.is_terminal and not (to_stdout and sys.stdout.isatty())):
             summary = run_line(source, info, line, max_frames=limits.frames, duration_s=limits.duration_s)
@@ -213,15 +218,26 @@ def _run(
         raise problem
 
 
-def _prepare(camera: Camera, products: Products, rig: Rig | None) -> None:
-    """Sets what the rig was measured with, and then what the recipe in force wants.
+def _prepare(camera: Camera, products: Products, rig: Rig | None, alarms: Alarms) -> None:
+    """Sets what the rig was measured with, and then what the recipe in force wants; an alarm where it cannot.
 
     Raises:
         ConfigError, CameraError: the camera refuses.
     """
-    if rig is not None:
-        lock_exposure(camera, rig.record.camera.locked)
-    products.set_options(camera)
+    try:
+        if rig is not None:
+            lock_exposure(camera, rig.record.camera.locked)
+        products.set_options(camera)
+    except Exception as error:
+        alarms.alert(SETTINGS, f"the camera has not the settings that parts should be judged with: {error}")
+        raise
+    alarms.clear(SETTINGS)
+
+
+def _changed_over(line: Line, prepare: Callable[[], None]) -> None:
+    """Another recipe is in force: its settings, and what was wrong with the sensors is for its own model to say."""
+    line.alarms.clear(SENSORS)
+    line.camera_commands.put(prepare)
 
 
 def _lines_on_stdout(jsonl: str | None, *, quiet: bool, report: bool) -> bool:

@@ -319,12 +319,18 @@ class _Running:
     def _tracker_triggers(self, tracker: PartTracker) -> Callable[[str, str], None]:
         def on_trigger(part_id: str, recipe: str) -> None:
             try:
-                # Now, as another recipe may be in force when the part is judged.
-                tracker.trigger(part_id, recipe or self._line.inspector_for("").recipe)
+                tracker.trigger(part_id, recipe or self._recipe_in_force())
             except Exception as error:  # in the thread of a source, which must go on
                 survived(error, "a trigger", self._statistics)
 
         return on_trigger
+
+    def _recipe_in_force(self) -> str:
+        """Of now: a change over between a part's trigger and its judgement is not for this part."""
+        try:
+            return self._line.inspector_for("").recipe
+        except EdgeAdError:  # told when the part is judged
+            return ""
 
     def _check_camera(self, frame: Frame) -> None:
         info = self._camera.info

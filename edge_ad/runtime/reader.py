@@ -165,11 +165,14 @@ class Reader:
         self._silence = (0.0 if heard or idle else self.silent_s, None)
         if time.monotonic() - self._health_s > HEALTH_S:
             self._health_s = time.monotonic()
-            self._attempted(self._ask_health)
+            self._ask_health()
         return reading
 
     def _ask_health(self) -> None:
-        self.health = self._camera.health()
+        try:
+            self.health = self._camera.health()
+        except Exception as error:  # not logged each second
+            survived(error, f"asking {self._name} how it is", self._statistics)
 
     def _read(self, timeout_s: float) -> Reading | None:
         while not self._commands.empty():

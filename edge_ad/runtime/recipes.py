@@ -102,6 +102,13 @@ def read_recipes(paths: list[Path]) -> dict[str, Recipe]:
                     why="one run has one camera, rig and source of triggers, and one set of rules and outputs",
                     remedy=f"make {field} the same in both, or run them apart",
                 )
+        missing = recipes[first].camera_options.keys() ^ recipe.camera_options.keys()
+        if missing:
+            raise ConfigError(
+                f"only one of the recipes {first} and {name} sets {', '.join(sorted(missing))} in camera_options",
+                why="the other one's parts would be judged with what this one left behind",
+                remedy="set it in every recipe",
+            )
     return recipes
 
 

@@ -33,12 +33,15 @@ def triggers_from_uri(text: str) -> TriggerSource:
         ConfigError: there is no such source, or an option is unknown or out of range.
         OutputError: its address cannot be listened on.
     """
-    parts = urlsplit(text if "://" in text else f"{text}://")
+    unknown = ConfigError(
+        f"source of triggers {text!r} is unknown", remedy="use stdin, tcp://127.0.0.1:7001 or timer://?rate=2"
+    )
+    try:
+        parts = urlsplit(text if "://" in text else f"{text}://")
+    except ValueError as error:  # such as a bracket that is not closed
+        raise unknown from error
     if parts.scheme not in TRIGGERS:
-        raise ConfigError(
-            f"source of triggers {text!r} is unknown",
-            remedy="use stdin, tcp://127.0.0.1:7001 or timer://?rate=2",
-        )
+        raise unknown
     options: dict[str, object] = dict(parse_qsl(parts.query, keep_blank_values=True))
     module, _, name = TRIGGERS[parts.scheme].partition(":")
     source: TriggerSource = getattr(importlib.import_module(module), name).from_uri(parts.netloc, options)

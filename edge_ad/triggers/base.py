@@ -92,4 +92,6 @@ def part_of(line: str) -> tuple[str, str]:
     values = [message.get(name, "") for name in ("part", "recipe")]
     if unknown or not all(type(value) in (str, int) for value in values):
         raise ValueError(f'{text[:80]!r}: write {{"part": "A-17"}} or {{"part": "A-17", "recipe": "lid"}}')
-    return str(values[0]), str(values[1])
+    part_id, recipe = str(values[0]), str(values[1])
+    (part_id + recipe).encode()  # half a surrogate pair can be written as JSON, and nowhere else
+    return part_id, recipe

@@ -2,7 +2,8 @@
 
 In:   ``A-17`` or ``{"part": "A-17", "recipe": "lid"}``
 Out:  ``{"part": "A-17", "decision": "NG", "score": 4.2, "threshold": 3.1, "mode": "full", "recipe": "lid",
-      "reason": "", "age_ms": 48.1, "answer_ms": 61.7}``, in the order of the triggers, once for each part;
+      "reason": "", "age_ms": 48.1, "answer_ms": 61.7}``, in the order of the triggers, once for each part, and
+      ERROR where it could not be sent before its deadline;
       ``{"heartbeat": 12, "alarms": {}}`` once a second; ``{"alarm": "camera", "text": "…"}`` and later
       ``{"alarm_over": "camera", …}`` at once; ``{"refused": "why"}`` for a line that names no part.
 """
@@ -17,6 +18,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
@@ -24,8 +26,8 @@ from pydantic import Field
 from edge_ad.alarms import Alarm
 from edge_ad.errors import ConfigError, OutputError
 from edge_ad.settings import Settings, validated
-from edge_ad.triggers.base import OnTrigger, TriggerSource, lines_of
-from edge_ad.types import Inspection
+from edge_ad.triggers.base import MAX_LINE, OnTrigger, TriggerSource, lines_of
+from edge_ad.types import Decision, Inspection
 
 UNHEARD_MS = 10_000
 """A client that has not confirmed what was sent to it for so long, such as one without power, is cut off."""
@@ -164,6 +166,8 @@ class TcpTriggers(TriggerSource):
         try:
             with client.makefile("r", encoding="utf-8", errors="replace", newline="\n") as lines:
                 for line in lines_of(lines):
+                    if len(line) < MAX_LINE and not line.endswith("\n"):
+                        break  # cut short by the end of the connection: half a name is another part's
                     problem = self.announce(line, on_trigger)
                     if problem:
                         self._send(client, {"refused": problem})
@@ -198,6 +202,8 @@ class TcpTriggers(TriggerSource):
 
 def _answer(inspection: Inspection) -> dict[str, Any]:
     verdict, result, now_ns = inspection.verdict, inspection.result, time.monotonic_ns()
+    if verdict.decision is not Decision.ERROR and 0 < inspection.deadline_ns <= now_ns:  # held up on its way to here
+        verdict = replace(verdict, decision=Decision.ERROR, reason="late: the verdict was not sent before the deadline")
     score = None if result is None or not math.isfinite(result.score) else result.score
     return {
         "part": inspection.frame.part_id,

@@ -93,7 +93,7 @@ def test_depth_is_the_third_coordinate_of_the_capture(camera: GenicamCamera) -> 
     with camera._acquirer.fetch(timeout=3) as buffer:
         components = buffer.payload.components
         wanted = components[3].data.reshape(400, 400).copy()
-        frame = frame_of([Part.of(component) for component in components], ("depth",), RangeScale(), "", 0, None)
+        frame = frame_of([Part.of(component) for component in components], ("depth",), RangeScale(), "", 0, None, 7)
     assert wanted.max() > 0
     np.testing.assert_array_equal(frame.depth, wanted)
 

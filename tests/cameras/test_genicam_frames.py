@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edge_ad.cameras.genicam_features import RangeScale
-from edge_ad.cameras.genicam_frames import C_PLANES, Part, frame_of
+from edge_ad.cameras.genicam_frames import C_PLANES, Part, frame_of, sensor_time_s
 from edge_ad.errors import CameraError
 from edge_ad.types import AnyArray, Frame
 
@@ -24,7 +24,7 @@ def full(*color: int, dtype: type = np.uint8) -> AnyArray:
 
 
 def frame(*parts: Part, images: tuple[str, ...], scale: RangeScale | None = None) -> Frame:
-    return frame_of(parts, images, scale or RangeScale(), "genicam://1", 3, "p")
+    return frame_of(parts, images, scale or RangeScale(), "genicam://1", 3, "p", 7)
 
 
 @pytest.mark.parametrize(
@@ -85,3 +85,14 @@ def test_a_capture_without_an_image_is_refused_with_what_it_holds() -> None:
 def test_images_of_two_sizes_are_refused() -> None:
     with pytest.raises(CameraError, match="colour of 8x6 and depth of 4x2"):
         frame(Part("Mono8", full(1)), Part("Coord3D_C32f", np.ones((2, 4), dtype=np.float32)), images=("rgb", "depth"))
+
+
+class Told:
+    def __init__(self, timestamp_ns: int | None) -> None:
+        self.timestamp_ns = timestamp_ns
+
+
+def test_a_captures_time_is_the_cameras_where_the_producer_tells_it() -> None:
+    assert sensor_time_s(Told(2_500_000_000)) == 2.5
+    assert sensor_time_s(Told(None)) is None
+    assert sensor_time_s(object()) is None

@@ -87,6 +87,26 @@ def test_a_slow_reader_of_files_gets_every_frame(troubled: None) -> None:
         assert numbers == list(range(40))
 
 
+def test_a_driver_that_cannot_tell_how_it_is_goes_on(troubled: None) -> None:
+    with opened("troubled://?frames=4&fails=health") as camera:
+        assert [next_frame(camera).sequence for _ in range(4)] == [0, 1, 2, 3]
+        assert outcome(camera) is ReadStatus.END_OF_STREAM
+        assert camera.health().details["process_starts"] == 1 and not camera.events["crashes"]
+
+
+def test_a_process_that_cannot_be_started_leaves_no_handle(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object, **options: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    camera = IsolatedCamera("synthetic://?size=64&pool=2")
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        with pytest.raises(OSError, match="Cannot allocate"):
+            camera.open()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_frames_that_find_no_slot_are_dropped_and_counted(troubled: None) -> None:
     with opened("troubled://?live=1&frames=40") as camera:
         next_frame(camera)

@@ -158,3 +158,14 @@ except OSError as error:
 def test_the_sdk_does_not_end_the_process_where_python_goes_on(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FULL_DISK], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout == "survived File too large\n", (done.returncode, done.stderr)
+
+
+def test_a_capture_that_waited_in_the_sdk_is_as_old_as_it_is() -> None:
+    camera = host_camera(steady(20))
+    camera.open()
+    read_until(camera, 3)
+    time.sleep(1.0)  # all are sent by then, and the newest four kept
+    waited_ns = time.monotonic_ns()
+    frame = read_until(camera, 20)[-1]
+    assert frame.timestamp_ns < waited_ns - 300_000_000
+    camera.close()

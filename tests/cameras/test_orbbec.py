@@ -202,6 +202,18 @@ def test_who_reads_late_sees_the_newest_capture(cameras: list[Camera], orbbec_ba
     assert camera.read(0.01) is ReadStatus.TIMEOUT
 
 
+def test_a_capture_that_waited_in_the_sdk_is_as_old_as_it_is(cameras: list[Camera], orbbec_bag: Path) -> None:
+    camera = attached(cameras, RecordedBus(orbbec_bag))
+    camera.open()
+    for _ in range(3):
+        assert isinstance(camera.read(3.0), Frame)
+    time.sleep(2.0)  # the recording is over after 1 s
+    waited_ns = time.monotonic_ns()
+    frame = camera.read(3.0)
+    assert isinstance(frame, Frame) and frame.sequence == RECORDED_FRAMES
+    assert frame.timestamp_ns < waited_ns - 500_000_000
+
+
 def test_a_recording_waits_for_a_stalled_program(tmp_path: Path) -> None:
     """Longer than what the SDK keeps by itself."""
     stream = RecordingStream(load_sdk(), write_bag(tmp_path / "long.bag", 40))

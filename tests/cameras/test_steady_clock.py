@@ -52,3 +52,8 @@ def test_a_sensor_that_starts_counting_anew_is_followed() -> None:
     np.testing.assert_allclose(arrivals(sensor, received), received, atol=1e-6)
     ahead = sensor[:50] + [900 + number * PERIOD_S for number in range(50)]
     np.testing.assert_allclose(arrivals(ahead, received), received, atol=1e-6)
+
+
+def test_a_clock_that_stands_still_tells_nothing() -> None:
+    received = [1000 + number * PERIOD_S for number in range(50)]
+    np.testing.assert_allclose(arrivals([0.0] * 50, received), received, atol=1e-6)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import cv2
@@ -99,3 +100,15 @@ def test_opencv_can_wait_for_a_device() -> None:
     """What bounds the wait for a silent device; only a device can be waited for."""
     assert callable(cv2.VideoCapture.waitAny)
     assert camera_from_uri("v4l2").caps.images == ("rgb",)
+
+
+def test_an_image_that_waited_in_the_driver_is_as_old_as_it_is(film: Path) -> None:
+    """A film's times go on by 1/30 s from image to image, as if the later ones had waited."""
+    camera = V4l2Camera(film, open_capture=FilmCapture)
+    camera.open()
+    first = camera.read(1.0)
+    time.sleep(0.5)
+    second = camera.read(1.0)
+    assert isinstance(first, Frame) and isinstance(second, Frame)
+    assert (second.timestamp_ns - first.timestamp_ns) / 1e9 == pytest.approx(1 / 30, abs=1e-3)
+    camera.close()

@@ -11,7 +11,7 @@ import numpy as np
 from edge_ad.cameras import CameraUri
 from edge_ad.cameras.base import CameraDriver
 from edge_ad.errors import DataError
-from edge_ad.types import CameraCaps, CameraInfo, Frame, Intrinsics, ReadStatus
+from edge_ad.types import CameraCaps, CameraHealth, CameraInfo, Frame, Intrinsics, ReadStatus
 
 
 def make_frame(number: int) -> Frame:
@@ -77,6 +77,11 @@ class TroubledCamera(CameraDriver):
     def set(self, **options: float | str) -> None:
         super().set(**{name: value for name, value in options.items() if name not in self.caps.options})
         self._exposure_us = float(options["exposure_us"])
+
+    def health(self) -> CameraHealth:
+        if self._fails == "health":
+            raise KeyError("temperature")
+        return super().health()
 
     def close(self) -> None:
         self.info = None

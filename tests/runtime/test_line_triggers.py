@@ -10,7 +10,7 @@ import pytest
 
 from edge_ad.errors import CameraError, ConfigError, DataError
 from edge_ad.runtime.acquisition import Acquisition, Policy
-from edge_ad.runtime.judging import Inspector
+from edge_ad.runtime.judging import Inspector, Judge
 from edge_ad.runtime.loop import Line, run
 from edge_ad.runtime.reader import EndReason
 from edge_ad.sinks.memory import MemorySink
@@ -150,27 +150,32 @@ def test_a_recipe_that_a_trigger_names_judges_that_part_alone() -> None:
     assert triggers.answers[2].recipe == "bolt"
 
 
-def test_a_part_belongs_to_the_recipe_in_force_when_it_was_triggered() -> None:
-    triggers, camera = Announcer(), LiveCamera()
-    books = {name: Inspector({"full": _judge(limit)}, recipe=name) for name, limit in LIMITS}
+def test_a_change_over_is_not_for_parts_that_were_triggered_before() -> None:
+    triggers, judging, go_on = Announcer(), threading.Event(), threading.Event()
+
+    def held(frame: Frame) -> AnomalyResult:
+        judging.set()
+        assert go_on.wait(LONG_S)
+        return predict(frame)
+
+    books = {name: Inspector({"full": Judge(held, limit)}, recipe=name) for name, limit in LIMITS}
     active = ["lid"]
+    camera = LiveCamera()
     with running(camera, rules=RULES, triggers=triggers, inspector_for=lambda name: books[name or active[0]]):
-        camera.fault = ReadStatus.TIMEOUT  # no frame until the change-over is done
-        triggers.trigger("a", "")
+        triggers.trigger("a")
+        assert judging.wait(LONG_S)
+        triggers.trigger("b")
         active[0] = "cap"
-        camera.fault = None
-        until(lambda: len(triggers.answers) == 1)
-        triggers.trigger("b", "")
-        until(lambda: len(triggers.answers) == 2)
-    assert [answer.recipe for answer in triggers.answers] == ["lid", "cap"]
+        triggers.trigger("c")
+        go_on.set()
+        until(lambda: len(triggers.answers) == 3)
+    assert [answer.recipe for answer in triggers.answers] == ["lid", "lid", "cap"]
 
 
 LIMITS = (("lid", 5.0), ("cap", 0.5))
 
 
 def _judge(limit: float) -> Any:
-    from edge_ad.runtime.judging import Judge
-
     return Judge(predict, limit)
 
 

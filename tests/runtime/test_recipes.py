@@ -81,6 +81,11 @@ def test_what_is_no_relative_path_stays(tmp_path: Path, model: str) -> None:
             "the recipes cap and lid differ in camera",
             id="two cameras",
         ),
+        pytest.param(
+            {"cap": 'model = "m"\ncamera_options = {gain = 1}', "lid": 'model = "m"'},
+            "only one of the recipes cap and lid sets gain",
+            id="an option left behind",
+        ),
     ],
 )
 def test_recipes_that_cannot_be(tmp_path: Path, texts: dict[str, str], words: str) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,18 @@ def test_what_was_not_triggered_is_not_told_and_numbers_are_json() -> None:
         assert told is not None and (told["part"], told["score"]) == ("b", None)
 
 
+def test_a_verdict_that_is_held_up_beyond_its_deadline_is_an_error() -> None:
+    with serving() as server, Client(server) as client:
+        connected(server, 1)
+        for deadline_s in (-0.001, 60.0):
+            found = answer("A-17", triggered_ns=time.monotonic_ns())
+            server.triggers.write(replace(found, deadline_ns=time.monotonic_ns() + round(1e9 * deadline_s)))
+        late, timely = client.receive(), client.receive()
+        assert late is not None and timely is not None
+        assert (late["decision"], timely["decision"]) == ("ERROR", "NG")
+        assert late["reason"].startswith("late: ")
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [
@@ -111,6 +124,7 @@ def test_what_was_not_triggered_is_not_told_and_numbers_are_json() -> None:
         pytest.param('{"part": ' + "[" * 3000, "is not JSON", id="deep"),
         pytest.param('{"piece": "A"}', 'write {"part": "A-17"}', id="unknown"),
         pytest.param('{"part": ["A"]}', 'write {"part": "A-17"}', id="a list"),
+        pytest.param('{"part": "\\ud800"}', "surrogates not allowed", id="half a character"),
         pytest.param('{"part": true}', 'write {"part": "A-17"}', id="a truth"),
         pytest.param("x" * 10_000, "more than 4096 characters", id="long"),
     ],
@@ -172,7 +186,7 @@ def test_a_client_that_leaves_in_the_middle_of_a_line_makes_room() -> None:
         for _ in range(3):
             with Client(server) as client:
                 connected(server, 1)
-                client.send("A-1\n")
+                client.send("A-1\nA-17")
             connected(server, 0)
         assert server.parts == [("A-1", "")] * 3
 
