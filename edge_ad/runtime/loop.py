@@ -340,6 +340,9 @@ class _Running:
     def _heartbeat(self) -> None:
         if self._line.triggers is not None:
             self._line.triggers.heartbeat(self._alarms.active())
+        # Here the thread that judges also brings the camera back, which may take longer than a service manager waits.
+        if self._line.notifier is not None and self._policy == "every" and self.reader.is_being_mended:
+            self._line.notifier.alive()
 
     def _gauge(self) -> None:
         for name, waiting in self._delivery.depths().items():
