@@ -297,6 +297,8 @@ class _Running:
             lacking = "verdict" if frame is not None else "frame"
             cause = "" if frame is not None else problem
             return f"late: no {lacking} within {acquisition.budget_ms:g} ms of the trigger{cause}"
+        if fate is Fate.STALLED:
+            return "the line stood still: when this part was triggered is not known"
         if fate is Fate.STOPPED:
             return "the line was stopped before the part was judged"
         return f"no frame shows this part{problem}"
