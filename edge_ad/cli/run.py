@@ -224,14 +224,20 @@ def _prepare(camera: Camera, products: Products, rig: Rig | None, alarms: Alarms
     Raises:
         ConfigError, CameraError: the camera refuses.
     """
+    wrong = "the camera has not the settings that parts should be judged with"
+    wanted, refused = {} if rig is None else rig.record.camera.locked, ""
     try:
-        if rig is not None:
-            lock_exposure(camera, rig.record.camera.locked)
+        if wanted:
+            fixed, refused = lock_exposure(camera, wanted)
+            refused = refused or ", ".join(f"it has no {name}" for name in wanted.keys() - fixed.keys())
         products.set_options(camera)
     except Exception as error:
-        alarms.alert(SETTINGS, f"the camera has not the settings that parts should be judged with: {error}")
+        alarms.alert(SETTINGS, f"{wrong}: {error}")
         raise
-    alarms.clear(SETTINGS)
+    if refused:
+        alarms.alert(SETTINGS, f"{wrong}, those of the rig: {refused}")
+    else:
+        alarms.clear(SETTINGS)
 
 
 def _changed_over(line: Line, prepare: Callable[[], None]) -> None:

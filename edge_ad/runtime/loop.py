@@ -297,6 +297,8 @@ class _Running:
             lacking = "verdict" if frame is not None else "frame"
             cause = "" if frame is not None else problem
             return f"late: no {lacking} within {acquisition.budget_ms:g} ms of the trigger{cause}"
+        if fate is Fate.STALLED:
+            return "the line stood still: when this part was triggered is not known"
         if fate is Fate.STOPPED:
             return "the line was stopped before the part was judged"
         return f"no frame shows this part{problem}"
@@ -340,6 +342,9 @@ class _Running:
     def _heartbeat(self) -> None:
         if self._line.triggers is not None:
             self._line.triggers.heartbeat(self._alarms.active())
+        # Here the thread that judges also brings the camera back, which may take longer than a service manager waits.
+        if self._line.notifier is not None and self._policy == "every" and self.reader.is_being_mended:
+            self._line.notifier.alive()
 
     def _gauge(self) -> None:
         for name, waiting in self._delivery.depths().items():

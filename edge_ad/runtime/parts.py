@@ -1,7 +1,7 @@
 """From a part's trigger to its verdict: exactly one, in the order of the triggers, before its deadline.
 
-A part that has no verdict in time gets ERROR, and so does one that was triggered while too many were
-waiting, one that no frame shows, and every part that is still open when the line ends. What becomes
+A part that has no verdict in time gets ERROR, and so does one that was triggered while too many were waiting or while
+the process stood still, one that no frame shows, and every part that is still open when the line ends. What becomes
 ready after that is thrown away. Nothing else ever answers a part.
 """
 
@@ -23,12 +23,17 @@ GRACE_NS = 50_000_000
 """A frame may be so long on its way after it was stamped."""
 
 
+STALL_NS = 500_000_000
+"""A watch that is so long overdue tells that the process stood still, and a trigger may have waited meanwhile."""
+
+
 class Fate(str, Enum):
     """Why a part was answered without a judgement that counts, by the name under which it is counted."""
 
     LATE = "late"
     OVERRUN = "overrun"
     NO_FRAME = "no_frame"
+    STALLED = "stalled"
     STOPPED = "stopped"
 
 
@@ -117,6 +122,8 @@ class PartTracker:
     _changed: threading.Condition = field(default_factory=threading.Condition, init=False)
     _number: int = field(default=0, init=False)
     _closed: bool = field(default=False, init=False)
+    _watch_due_ns: int | None = field(default=None, init=False)
+    _doubtful_until_ns: int = field(default=0, init=False)
 
     def trigger(self, part_id: str = "", recipe: str = "") -> Part | None:
         """A part passes the trigger.
@@ -148,7 +155,8 @@ class PartTracker:
                 recipe,
             )
             waiting = sum(not entry.is_settled for entry in self._open)
-            self._open.append(_Open(part, fate=Fate.OVERRUN if waiting >= rules.capacity else None))
+            fate = Fate.STALLED if self._stood_still(now_ns) else Fate.OVERRUN if waiting >= rules.capacity else None
+            self._open.append(_Open(part, fate=fate))
             for frame in list(self._kept):
                 self._assign(frame)
             self._emit_settled(now_ns)
@@ -221,9 +229,13 @@ class PartTracker:
     def watch(self, timeout_s: float) -> None:
         """Gives up what is overdue; returns when the next part may be, when one was triggered, or in ``timeout_s``."""
         with self._changed:
+            now_ns = self.clock_ns()
+            if self._watch_is_overdue(now_ns):
+                self._doubtful_until_ns = now_ns + GRACE_NS
             due_ns = self.expire()
             if due_ns is not None:
                 timeout_s = min(timeout_s, max(0.0, (due_ns - self.clock_ns()) / 1e9))
+            self._watch_due_ns = self.clock_ns() + round(1e9 * timeout_s)
             self._changed.wait(timeout_s)
 
     def close(self) -> None:
@@ -240,6 +252,14 @@ class PartTracker:
         """Parts that are open."""
         with self._changed:
             return len(self._open)
+
+    def _watch_is_overdue(self, now_ns: int) -> bool:
+        """Whether `watch` should long have been called again."""
+        return self._watch_due_ns is not None and now_ns - self._watch_due_ns > STALL_NS
+
+    def _stood_still(self, now_ns: int) -> bool:
+        """Whether a trigger that is told now may have come long ago: its frame would be another part's."""
+        return self._watch_is_overdue(now_ns) or now_ns < self._doubtful_until_ns
 
     def _is_known(self, part_id: str, now_ns: int) -> bool:
         while self._recent:

@@ -81,6 +81,10 @@ BOOT_S = 5.0
 """A device that was reset may take so long to be listed again."""
 
 
+ATTEMPT_S = 60.0
+"""No attempt to bring a camera back takes longer: one that does hangs."""
+
+
 class Reader:
     """Turns everything that a camera may do into readings, counts and an end.
 
@@ -143,6 +147,12 @@ class Reader:
     def is_lost(self) -> bool:
         """Whether it is being brought back; each `read` makes an attempt."""
         return self._lost
+
+    @property
+    def is_being_mended(self) -> bool:
+        """Whether an attempt to bring it back is under way, and takes no longer than any should."""
+        entered_s = self._silence[1]
+        return self._lost and entered_s is not None and time.monotonic() - entered_s < ATTEMPT_S
 
     def lose(self, problem: str) -> None:
         """Has it brought back: it did not do as it was told."""

@@ -35,6 +35,7 @@ EVENTS = (
     "late",
     "overrun",
     "no_frame",
+    "stalled",
     "answered_late",
     "duplicates",
     "inference_stalls",

@@ -14,7 +14,7 @@ from edge_ad.runtime.judging import Inspector, Judge
 from edge_ad.runtime.loop import Line, run
 from edge_ad.runtime.reader import EndReason
 from edge_ad.sinks.memory import MemorySink
-from edge_ad.types import AnomalyResult, Frame, Inspection, ReadStatus
+from edge_ad.types import AnomalyResult, CameraInfo, Frame, Inspection, ReadStatus
 from tests.runtime.live_line import INFO, LONG_S, Announcer, LiveCamera, make_frame, predict, running, until
 
 RULES = {"deadline_ms": 5000, "frame_within_ms": 3000}
@@ -358,6 +358,45 @@ def test_a_sink_that_hangs_does_not_keep_every_frame_from_ending() -> None:
         time.sleep(0.3)
         hanging.let_go.set()
         assert line.end().ended is EndReason.STOPPED
+
+
+class Manager:
+    """Counts how often it is told that the line lives."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def ready(self) -> None: ...
+
+    def alive(self) -> None:
+        self.told += 1
+
+    def stopping(self) -> None: ...
+
+
+class SlowToOpen(LiveCamera):
+    """Waits in ``open`` for the test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opening, self.go_on = threading.Event(), threading.Event()
+
+    def open(self) -> CameraInfo:
+        self.opening.set()
+        assert self.go_on.wait(LONG_S)
+        self.fault = None
+        return super().open()
+
+
+def test_with_every_frame_judged_a_long_recovery_is_no_hang() -> None:
+    manager, camera = Manager(), SlowToOpen()
+    camera.fault = ReadStatus.DISCONNECTED
+    with running(camera, rules={"policy": "every"}, notifier=manager) as line:
+        assert camera.opening.wait(LONG_S)
+        before = manager.told
+        until(lambda: manager.told > before)
+        camera.go_on.set()
+        until(lambda: line.line.statistics.summary()["inspected"])
 
 
 def test_no_thread_is_left_behind() -> None:

@@ -347,3 +347,24 @@ def test_whatever_happens_each_trigger_gets_one_answer_in_order_and_in_time() ->
     )
     run_state_machine_as_test(AnyLine, settings=effort)
     assert AnyLine.triggers >= TRIGGERS_WANTED
+
+
+def test_a_trigger_that_may_have_waited_while_the_process_stood_still_is_an_error() -> None:
+    """Its frame would be the first one after it was read, and show another part."""
+    line = Line()
+    line.tracker.watch(0)
+    line.wait(450)
+    line.trigger("in time")
+    line.tracker.watch(0)
+    line.wait(600)
+    line.trigger("before the watch")
+    line.tracker.watch(0)
+    line.wait(10)
+    line.trigger("after it")
+    line.wait(60)
+    line.tracker.watch(0)
+    line.trigger("again")
+    line.wait(15)
+    assert line.tracker.offer(line.frame()) and line.judged()
+    told = dict(line.outcome)
+    assert told == {"in time": "late", "before the watch": "stalled", "after it": "stalled", "again": "OK"}
