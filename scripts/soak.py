@@ -36,6 +36,14 @@ CAMERA = "soak://{control}?width=640&height=480&fps=30&pool=4&defect_rate=0.2"
 LIMIT_MB_PER_H = 1.0
 SAMPLE_S = 2.0
 KEPT_PICTURES = 20
+CONFIG = """
+model = "rd"
+steps = 16
+
+[preprocess]
+image_size_px = 64
+modalities = ["rgb", "depth"]
+"""
 HERE = Path(__file__).parent
 
 
@@ -63,7 +71,7 @@ def train(directory: Path) -> Path:
     """A small model with both sensors, and with one where the other fails."""
     camera = "synthetic://?width=640&height=480&fps=0&defect_rate=0&pool=24"
     config = directory / "config.toml"
-    config.write_text("steps = 40\n[preprocess]\nimage_size_px = 64\n")
+    config.write_text(CONFIG)
     captures, run, bundle = (str(directory / name) for name in ("captures", "run", "bundle"))
     for arguments in (
         ("capture", captures, "--camera", camera, "--frames", "24"),
