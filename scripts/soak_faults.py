@@ -20,8 +20,8 @@ from soak_plc import Books, Plc
 
 FLAGGED_S = 1.0
 RECOVERED_S = 10.0
-SETTLE_S = 6.0
-"""Between two faults, so that the books can tell them apart."""
+MOST_SETTLE_S = 25.0
+"""Between two faults; more would tell no more."""
 DISK_BYTES = 96 << 20
 SHIM = Path(__file__).with_name("soak_clock.c")
 
@@ -86,22 +86,25 @@ class Scene:
         self.line, self.plc = line, plc
 
     def play(self, duration_s: float, line: subprocess.Popen[bytes]) -> None:
-        """One fault after the other, round and round, until the time is up."""
+        """One fault after the other, round and round, until the time is up; each once at least."""
         end_s = time.monotonic() + duration_s
         names = [name for name in FAULTS if self._is_possible(name)]
-        # In a short run the pauses shrink, so that every fault happens.
-        faults_s = sum(FAULTS[name].lasts_s for name in names)
-        pause_s = max(SETTLE_S, min(25.0, (duration_s - faults_s) / (len(names) + 1)))
-        while time.monotonic() < end_s:
+        least_s = sum(FAULTS[name].lasts_s + FAULTS[name].settle_s for name in names)
+        more_s = max(0.0, 0.5 * (duration_s - least_s) / len(names))
+        is_first_round = True
+        while line.poll() is None and (is_first_round or time.monotonic() < end_s):
             for name in names:
-                time.sleep(min(pause_s, max(0.0, end_s - time.monotonic())))
                 fault = FAULTS[name]
-                if time.monotonic() + fault.lasts_s + SETTLE_S > end_s or line.poll() is not None:
-                    time.sleep(max(0.0, end_s - time.monotonic()) if line.poll() is None else 0)
-                    return
+                if not is_first_round and time.monotonic() + fault.lasts_s + fault.settle_s > end_s:
+                    break
                 began_s = time.monotonic()
                 fault.happens(self, fault.lasts_s)
                 self.events.append(Event(name, began_s, time.monotonic()))
+                time.sleep(min(fault.settle_s + more_s, MOST_SETTLE_S))
+            else:
+                is_first_round = False
+                continue
+            time.sleep(max(0.0, end_s - time.monotonic()))
 
     def camera_process(self) -> psutil.Process:
         """The capture process."""
@@ -186,20 +189,25 @@ class Fault:
     lasts_s: float
     camera_away: bool = False
 
+    @property
+    def settle_s(self) -> float:
+        """Until the next one at least, so that the books can tell them apart."""
+        return 8.0 if self.camera_away else 3.0
+
 
 FAULTS = {
     "stall": Fault(_by_camera("stall"), 3.0, True),
     "unplug": Fault(_by_camera("unplug"), 4.0, True),
     "kill -9": Fault(_kill, 0.0, True),
-    "no depth": Fault(_by_camera("no_depth"), 4.0),
-    "SIGSTOP": Fault(_pause, 6.0, True),
+    "no depth": Fault(_by_camera("no_depth"), 3.0),
+    "SIGSTOP": Fault(_pause, 5.0, True),
     "short SIGSTOP": Fault(_pause, 0.5),
     "junk frames": Fault(_by_camera("junk"), 3.0),
     "hang with the GIL": Fault(_by_camera("hang"), 1.0, True),
     "segfault": Fault(_by_camera("crash"), 0.5, True),
-    "clock jump": Fault(_jump, 4.0),
-    "slow sink": Fault(_lock, 4.0),
-    "full disk": Fault(_fill, 4.0),
+    "clock jump": Fault(_jump, 3.0),
+    "slow sink": Fault(_lock, 3.0),
+    "full disk": Fault(_fill, 3.0),
     "flood of triggers": Fault(_flood, 0.0),
     "client that does not read": Fault(_hang_up, 1.0),
 }
