@@ -20,6 +20,8 @@ from soak_plc import Books, Plc
 
 FLAGGED_S = 1.0
 RECOVERED_S = 10.0
+PAUSE_S = 1.5
+"""Parts come 6 a second: so long between two that are judged does not happen by chance."""
 MOST_SETTLE_S = 25.0
 """Between two faults; more would tell no more."""
 DISK_BYTES = 96 << 20
@@ -214,12 +216,12 @@ FAULTS = {
 
 
 def _back_after(event: Event, until_s: float, judged_s: list[float]) -> float:
-    """How long after a fault's end the longest time without a judged part ended; 0 where it ended before."""
+    """How long after a fault's end the last pause between judged parts ended; 0 where there was none after it."""
     marks = [event.began_s, *(at_s for at_s in judged_s if event.began_s < at_s < until_s)]
     if len(marks) == 1:
         return math.inf
-    _, back_s = max(zip(marks, marks[1:], strict=False), key=lambda pair: pair[1] - pair[0])
-    return max(0.0, back_s - event.ended_s)
+    pauses = [later for earlier, later in zip(marks, marks[1:], strict=False) if later - earlier > PAUSE_S]
+    return max(0.0, pauses[-1] - event.ended_s) if pauses else 0.0
 
 
 def errors_in_peace(scene: Scene, books: Books) -> dict[str, int]:
