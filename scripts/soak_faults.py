@@ -217,10 +217,12 @@ FAULTS = {
 
 def _back_after(event: Event, until_s: float, judged_s: list[float]) -> float:
     """How long after a fault's end the last pause between judged parts ended; 0 where there was none after it."""
+    until_s = min(until_s, judged_s[-1] if judged_s else until_s)
     marks = [event.began_s, *(at_s for at_s in judged_s if event.began_s < at_s < until_s)]
     if len(marks) == 1:
         return math.inf
-    pauses = [later for earlier, later in zip(marks, marks[1:], strict=False) if later - earlier > PAUSE_S]
+    pairs = zip(marks, [*marks[1:], until_s], strict=True)
+    pauses = [later for earlier, later in pairs if later - earlier > PAUSE_S]
     return max(0.0, pauses[-1] - event.ended_s) if pauses else 0.0
 
 
