@@ -50,7 +50,6 @@ def attached_orbbec(orbbec_bag: Path) -> Camera:
 @pytest.fixture
 def host_oak() -> Camera:
     """A camera as far as depthai's pairing knows."""
-    pytest.importorskip("depthai")
     from edge_ad.cameras.oak import OakCamera, OakOptions
     from tests.cameras.host_oak import HostOak, steady
 

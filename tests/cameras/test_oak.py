@@ -12,13 +12,11 @@ import pytest
 from edge_ad.cameras import camera_from_uri
 from edge_ad.cameras.oak import OakCamera, OakOptions
 from edge_ad.cameras.oak_devices import OakDevice, find_device, list_devices
+from edge_ad.cameras.oak_pipeline import intrinsics_of
+from edge_ad.cameras.realsense_options import StreamMode
 from edge_ad.errors import CameraError, ConfigError
 from edge_ad.types import Frame, Intrinsics, ReadStatus
-
-pytest.importorskip("depthai")
-from edge_ad.cameras.oak_pipeline import intrinsics_of  # noqa: E402
-from edge_ad.cameras.realsense_options import StreamMode  # noqa: E402
-from tests.cameras.host_oak import Event, HostOak, dai, make_images, steady  # noqa: E402
+from tests.cameras.host_oak import Event, HostOak, dai, make_images, steady
 
 SIZE = StreamMode(32, 24)
 OPTIONS = OakOptions(size=SIZE, fps=50)
