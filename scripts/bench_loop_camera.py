@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from edge_ad.cameras.base import CameraDriver
+from edge_ad.cameras.image_memory import own_image
 from edge_ad.cameras.uri import CameraUri
 from edge_ad.errors import CameraError
 from edge_ad.settings import Settings
@@ -77,7 +78,7 @@ class ReplayCamera(CameraDriver):
         if not self._waiting:
             return ReadStatus.TIMEOUT
         number = self._waiting.popleft()
-        rgb, depth = (image.copy() for image in self._pool[number % POOL])
+        rgb, depth = (own_image(image, image.dtype) for image in self._pool[number % POOL])
         return Frame(
             rgb,
             depth,

@@ -13,12 +13,13 @@ import signal
 import socket
 import sys
 import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict
 
 from edge_ad.cameras import CAMERAS, camera_from_uri
+from edge_ad.cameras.image_memory import images_made_by
 from edge_ad.cameras.messages import error_fields, frame_fields, images_of
+from edge_ad.cameras.outbox import Outbox
 from edge_ad.cameras.ring import Channel, Message, Ring
 from edge_ad.errors import CameraError, EdgeAdError
 from edge_ad.types import Camera, Frame, ReadStatus
@@ -72,8 +73,8 @@ class _Capture:
     """
 
     def __init__(self, camera: Camera, channel: Channel, ring: Ring, *, lossless: bool) -> None:
-        self._camera, self._channel, self._ring, self._lossless = camera, channel, ring, lossless
-        self._free = deque(range(ring.slots))
+        self._camera, self._channel, self._lossless = camera, channel, lossless
+        self._outbox = Outbox(ring)
         self._read_s = TRIGGERED_READ_S if camera.caps.software_trigger else READ_S
         self._health_s = 0.0
         self._stream = 0
@@ -95,7 +96,7 @@ class _Capture:
     def _obey(self, message: Message) -> None:
         kind = message["kind"]
         if kind == "free":
-            self._free.append(message["slot"])
+            self._outbox.give_back(message["slot"])
         elif kind == "close":
             self._ended = True
         else:
@@ -122,8 +123,10 @@ class _Capture:
         return {}
 
     def _read(self) -> None:
+        self._outbox.forget()
         try:
-            outcome = self._camera.read(self._read_s)
+            with images_made_by(self._outbox.new_image):
+                outcome = self._camera.read(self._read_s)
         except Exception as error:
             # The device may have failed: it is read again once the line has opened it again.
             self._reading = isinstance(error, EdgeAdError) and not isinstance(error, CameraError)
@@ -138,23 +141,22 @@ class _Capture:
 
     def _hand_over(self, frame: Frame) -> None:
         stream = self._stream
-        while not self._free and self._lossless and not self._ended and stream == self._stream:
+        while not self._outbox.has_room() and self._lossless and not self._ended and stream == self._stream:
             message = self._channel.receive(HEALTH_S)
             if message is not None:
                 self._obey(message)
         if stream != self._stream:
             return  # opened anew while it waited: the frame is of the stream before
-        if not self._free:
-            self._channel.send("dropped")
-            return
-        slot = self._free.pop()  # the one used last, which the processor's caches may still hold
         try:
-            layout = self._ring.write(slot, images_of(frame))
+            put = self._outbox.put(images_of(frame))
         except EdgeAdError as error:
-            self._free.append(slot)
             self._channel.send("failed", **error_fields(error))
             return
-        self._channel.send("frame", slot=slot, layout=layout, fields=frame_fields(frame))
+        if put is None:
+            self._channel.send("dropped")
+        else:
+            slot, layout = put
+            self._channel.send("frame", slot=slot, layout=layout, fields=frame_fields(frame))
 
     def _report_health(self) -> None:
         now_s = time.monotonic()

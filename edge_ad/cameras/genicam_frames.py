@@ -12,6 +12,7 @@ import numpy as np
 
 from edge_ad.cameras.genicam_devices import sdk_errors
 from edge_ad.cameras.genicam_features import RangeScale
+from edge_ad.cameras.image_memory import own_image, own_rgb
 from edge_ad.errors import CameraError
 from edge_ad.types import AnyArray, Float32Array, Frame, UInt8Array
 
@@ -133,17 +134,14 @@ def _rgb(part: Part) -> UInt8Array:
     pixels = part.pixels
     if part.pixel_format in EXCESS_BITS:
         pixels = np.right_shift(pixels, EXCESS_BITS[part.pixel_format]).astype(np.uint8)
-    conversion = RGB_CONVERSIONS[part.pixel_format]
-    if conversion is None:
-        return np.array(pixels, dtype=np.uint8, order="C")
-    return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), conversion), dtype=np.uint8)
+    return own_rgb(pixels, RGB_CONVERSIONS[part.pixel_format])
 
 
 def _depth(part: Part, scale: RangeScale) -> Float32Array:
     """Distance in the camera's units, float32 (H, W), 0 where there was no return."""
     plane = C_PLANES[part.pixel_format]
     values = part.pixels if part.pixels.ndim == 2 else part.pixels[..., plane]
-    depth: Float32Array = np.array(values, dtype=np.float32, order="C")
+    depth: Float32Array = own_image(values, np.float32)
     no_return = ~np.isfinite(depth)
     if scale.invalid is not None:
         no_return |= depth == np.float32(scale.invalid)

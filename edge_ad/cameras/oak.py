@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from edge_ad.cameras.base import CameraDriver
+from edge_ad.cameras.image_memory import own_image, own_rgb
 from edge_ad.cameras.oak_devices import load_sdk
 from edge_ad.cameras.oak_pipeline import Connect, OakLink, connect
 from edge_ad.cameras.pairing import PairCheck
@@ -140,8 +141,8 @@ class OakCamera(CameraDriver):
             "transfer_ms": arrived_ns / 1e6 - exposed / timedelta(milliseconds=1),
         }
         return Frame(
-            rgb=np.array(rgb.getFrame(), dtype=np.uint8, order="C"),
-            depth=np.array(depth.getFrame(), dtype=np.uint16, order="C"),
+            rgb=own_rgb(rgb.getFrame()),
+            depth=own_image(depth.getFrame(), np.uint16),
             depth_unit_m=0.001,
             intrinsics=None if self._link is None else self._link.intrinsics,
             timestamp_ns=self._clock.arrival_ns(exposed.total_seconds(), arrived_ns) if self._clock else arrived_ns,

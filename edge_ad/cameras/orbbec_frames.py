@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from edge_ad.cameras.image_memory import own_image, own_rgb
 from edge_ad.cameras.pairing import PairCheck
 from edge_ad.cameras.steady_clock import SteadyClock
 from edge_ad.types import Frame, Intrinsics
@@ -74,9 +75,10 @@ class FrameMaker:
             registered = aligned.as_frame_set()
             depth, color = registered.get_depth_frame(), registered.get_color_frame()
         height, width = color.get_height(), color.get_width()
+        millimetres = np.asarray(depth.get_data()).view(np.uint16)
         return Frame(
-            rgb=np.array(color.get_data(), dtype=np.uint8).reshape(height, width, 3),
-            depth=np.array(depth.get_data()).view(np.uint16).reshape(depth.get_height(), depth.get_width()),
+            rgb=own_rgb(np.asarray(color.get_data()).reshape(height, width, 3)),
+            depth=own_image(millimetres.reshape(depth.get_height(), depth.get_width()), np.uint16),
             depth_unit_m=round(depth.get_depth_scale() / 1000, 9),
             intrinsics=self._intrinsics,
             timestamp_ns=arrived_ns,

@@ -10,11 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from edge_ad.cameras.image_memory import own_image, own_rgb
 from edge_ad.cameras.realsense_devices import color_exposure_unit_us
 from edge_ad.cameras.realsense_pairing import Pairing
 from edge_ad.cameras.steady_clock import SteadyClock
 from edge_ad.errors import CameraError
-from edge_ad.types import Frame, Intrinsics, UInt8Array
+from edge_ad.types import Frame, Intrinsics
 
 RGB_CONVERSIONS = {
     "rgb8": None,
@@ -111,8 +112,8 @@ class FrameMaker:
             images = self._align.process(images)
         depth, color = images.get_depth_frame(), images.get_color_frame()
         return Frame(
-            rgb=self._rgb(color) if "color" in accepted.streams else None,
-            depth=np.array(depth.get_data(), dtype=np.uint16, order="C") if "depth" in accepted.streams else None,
+            rgb=own_rgb(color.get_data(), self._rgb_conversion) if "color" in accepted.streams else None,
+            depth=own_image(depth.get_data(), np.uint16) if "depth" in accepted.streams else None,
             depth_unit_m=unit_m,
             intrinsics=self._intrinsics,
             timestamp_ns=arrived_ns,
@@ -131,12 +132,6 @@ class FrameMaker:
                 unit = self._color_exposure_us if name == "exposure_us" else 1
                 told[name] = float(image.get_frame_metadata(kind)) * unit
         return told
-
-    def _rgb(self, color: Any) -> UInt8Array:
-        image = np.asanyarray(color.get_data())
-        if self._rgb_conversion is None:
-            return np.array(image, dtype=np.uint8, order="C")
-        return np.asarray(cv2.cvtColor(image, self._rgb_conversion), dtype=np.uint8)
 
 
 def _rgb_conversion(source: str, depth: Any, color: Any, *, decoded: bool) -> int | None:

@@ -15,12 +15,11 @@ import select
 import socket
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from edge_ad.errors import DataError
 from edge_ad.types import AnyArray, UInt8Array
 
 SLOTS = 6
@@ -32,10 +31,9 @@ LENT = 3
 SLOT_BYTES = 64 << 20
 """Room for colour and depth of 8 megapixels; memory is taken only where a frame is written."""
 
-ALIGNMENT = 64
 MESSAGE_BYTES = 1 << 16
 
-Layout = list[tuple[str, str, list[int], int]]
+Layout = Sequence[tuple[str, str, list[int], int]]
 """Of each array in a slot: name, dtype, shape and offset in bytes."""
 
 Message = dict[str, Any]
@@ -63,34 +61,9 @@ class Ring:
         os.ftruncate(descriptor, slots * slot_bytes)
         return cls(descriptor, slots, slot_bytes)
 
-    def write(self, slot: int, arrays: Mapping[str, AnyArray]) -> Layout:
-        """Copies arrays into a slot that this side owns.
-
-        Returns:
-            Where they are, for ``read`` on the other side.
-
-        Raises:
-            DataError: they do not fit into a slot.
-        """
-        layout: Layout = []
-        offset, whole = 0, self._slot(slot)
-        for name, array in arrays.items():
-            end = offset + array.nbytes
-            if end > self.slot_bytes:
-                raise DataError(
-                    f"a frame of {array.shape[1]}×{array.shape[0]} px is too large to hand over",
-                    why=f"there are {self.slot_bytes >> 20} MiB for one",
-                    remedy="choose a smaller mode of the camera, or read it in this process (--in-process)",
-                )
-            np.copyto(_view(whole, array.dtype.str, array.shape, offset), array)
-            layout.append((name, array.dtype.str, list(array.shape), offset))
-            offset = -(-end // ALIGNMENT) * ALIGNMENT
-        return layout
-
     def read(self, slot: int, layout: Layout) -> dict[str, AnyArray]:
         """Copies of the arrays in a slot that this side owns."""
-        whole = self._slot(slot)
-        return {name: _view(whole, dtype, tuple(shape), offset).copy() for name, dtype, shape, offset in layout}
+        return {name: _copied(image) for name, image in self._images(self.whole(slot), layout).items()}
 
     def take(self, slot: int, layout: Layout) -> dict[str, AnyArray]:
         """The arrays in a slot that this side owns: as they lie there, or copies where `LENT` are in use already.
@@ -100,11 +73,11 @@ class Ring:
         if len(self._lent) >= LENT:
             self._freed.append(slot)
             return self.read(slot, layout)
-        whole = self._slot(slot)
+        whole = self.whole(slot)
         # All views of the images, also those that others make of them, keep this array alive, and nothing else does.
         weakref.finalize(whole, self._freed.append, slot).atexit = False
         self._lent.add(slot)
-        return {name: _view(whole, dtype, tuple(shape), offset) for name, dtype, shape, offset in layout}
+        return self._images(whole, layout)
 
     def freed(self) -> Iterator[int]:
         """Slots that were taken and are in use no more, each once."""
@@ -120,8 +93,13 @@ class Ring:
             os.close(self.descriptor)
             self.descriptor = -1
 
-    def _slot(self, slot: int) -> UInt8Array:
+    def whole(self, slot: int) -> UInt8Array:
+        """All bytes of a slot, uint8 (slot_bytes,)."""
         return np.frombuffer(self._memory, np.uint8, self.slot_bytes, slot * self.slot_bytes)
+
+    @staticmethod
+    def _images(whole: UInt8Array, layout: Layout) -> dict[str, AnyArray]:
+        return {name: view(whole, dtype, tuple(shape), offset) for name, dtype, shape, offset in layout}
 
 
 class Channel:
@@ -174,6 +152,15 @@ class Channel:
         self._socket.close()
 
 
-def _view(whole: UInt8Array, dtype: str, shape: tuple[int, ...], offset: int) -> AnyArray:
+def view(whole: UInt8Array, dtype: str, shape: tuple[int, ...], offset: int) -> AnyArray:
+    """The image that begins so many bytes into a slot."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     return whole[offset : offset + size].view(dtype).reshape(shape)
+
+
+def _copied(image: AnyArray) -> AnyArray:
+    """A copy in pages of its own, which go back to the system with it: the heap would keep what it once grew to."""
+    pages = mmap.mmap(-1, max(1, image.nbytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    copy: AnyArray = np.frombuffer(pages, image.dtype, image.size).reshape(image.shape)
+    np.copyto(copy, image)
+    return copy

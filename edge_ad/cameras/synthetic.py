@@ -10,6 +10,7 @@ from numpy.random import default_rng
 from pydantic import Field, model_validator
 
 from edge_ad.cameras.base import CameraDriver
+from edge_ad.cameras.image_memory import own_image
 from edge_ad.cameras.synthetic_faults import FaultOptions
 from edge_ad.cameras.uri import CameraUri
 from edge_ad.data.defects import DEFECTS
@@ -186,9 +187,8 @@ class SyntheticCamera(CameraDriver):
     def _frame(self, sequence: int, timestamp_ns: int, taken_s: float = 0.0) -> Frame:
         self._next = sequence + 1
         shown = self._pool[sequence % len(self._pool)]
-        copies = {"rgb": shown.rgb, "depth": shown.depth}
-        arrays = {name: array.copy() for name, array in copies.items() if array is not None}
-        frame = replace(shown, **arrays, sequence=sequence, timestamp_ns=timestamp_ns)
+        rgb, depth = (image if image is None else own_image(image, image.dtype) for image in (shown.rgb, shown.depth))
+        frame = replace(shown, rgb=rgb, depth=depth, sequence=sequence, timestamp_ns=timestamp_ns)
         return self._options.applied_to(frame, taken_s)
 
     def close(self) -> None:

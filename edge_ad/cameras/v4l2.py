@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Protocol
 
 import cv2
-import numpy as np
 from pydantic import AfterValidator, Field, StringConstraints
 
 from edge_ad.cameras.base import CameraDriver
+from edge_ad.cameras.image_memory import own_rgb
 from edge_ad.cameras.steady_clock import SteadyClock
 from edge_ad.cameras.uri import CameraUri
 from edge_ad.errors import CameraError, ConfigError
@@ -203,7 +203,7 @@ class V4l2Camera(CameraDriver):
         self._sequence += 1
         arrived_ns, taken_ms = time.monotonic_ns(), self._capture.get(cv2.CAP_PROP_POS_MSEC)
         return Frame(
-            rgb=np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8),
+            rgb=own_rgb(image, cv2.COLOR_BGR2RGB),
             timestamp_ns=self._clock.arrival_ns(taken_ms / 1000, arrived_ns),
             sequence=self._sequence,
             source=f"v4l2://{self._path}",

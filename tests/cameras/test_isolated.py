@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,9 @@ import pytest
 from edge_ad import cameras
 from edge_ad.cameras import isolated
 from edge_ad.cameras.isolated import IsolatedCamera
-from edge_ad.cameras.ring import SLOTS, Channel, Ring
+from edge_ad.cameras.ring import SLOTS
 from edge_ad.errors import CameraError, ConfigError, DataError, EdgeAdError
-from edge_ad.types import AnyArray, Frame, ReadStatus
+from edge_ad.types import Frame, ReadStatus
 
 TROUBLE = "tests.cameras.troubled_camera:TroubledCamera"
 
@@ -287,83 +287,6 @@ def test_the_process_does_not_outlive_the_line(uri: str) -> None:
     assert set(Path("/dev/shm").iterdir()) <= shared
 
 
-def _hammer(descriptor: int, channel_descriptor: int, rounds: int) -> None:
-    """Fills each slot that it gets with one value, as fast as it can."""
-    import socket
-
-    ring, channel = Ring(descriptor, 3, 1 << 20), Channel(socket.socket(fileno=channel_descriptor))
-    free = [0, 1, 2]
-    for number in range(rounds):
-        while not free or (message := channel.receive(0)) is not None:
-            message = channel.receive(10.0) if not free else message
-            assert message is not None
-            free.append(message["slot"])
-        slot = free.pop(0)
-        rgb = np.full((256, 256, 3), number % 251, np.uint8)
-        depth = np.full((256, 256), number, np.uint16)
-        channel.send("frame", slot=slot, layout=ring.write(slot, {"rgb": rgb, "depth": depth}), number=number)
-    with suppress(EOFError):  # the last slots come back before the other end is closed
-        while True:
-            channel.receive(10.0)
-
-
-def test_no_frame_is_torn_however_fast_they_come() -> None:
-    rounds = 10_000
-    ring = Ring.create(3, 1 << 20)
-    ours, theirs = Channel.pair()
-    with theirs:
-        writer = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                "import sys; from tests.cameras.test_isolated import _hammer; _hammer(*map(int, sys.argv[1:]))",
-                *map(str, (ring.descriptor, theirs.fileno(), rounds)),
-            ],
-            pass_fds=(ring.descriptor, theirs.fileno()),
-        )
-    channel = Channel(ours)
-    numbers = []
-    for _ in range(rounds):
-        message = channel.receive(30.0)
-        assert message is not None
-        images = ring.take(message["slot"], message["layout"])
-        number = message["number"]
-        assert (images["rgb"] == number % 251).all() and (images["depth"] == number).all()
-        numbers.append(number)
-        del images
-        for slot in ring.freed():
-            channel.send("free", slot=slot)
-    assert numbers == list(range(rounds))
-    channel.close()
-    writer.wait(10)
-    ring.close()
-
-
-def test_a_slot_goes_back_when_no_view_of_its_images_is_in_use() -> None:
-    ring = Ring.create(2, 1000)
-    images: dict[str, AnyArray] = {
-        "rgb": np.full((5, 7, 3), 3, np.uint8),
-        "depth": np.arange(35, dtype=np.uint16).reshape(5, 7),
-    }
-    taken = ring.take(1, ring.write(1, images))
-    assert list(ring.freed()) == []
-    row = taken["depth"][::2][1]
-    del taken
-    assert list(ring.freed()) == []
-    np.testing.assert_array_equal(row, images["depth"][2])
-    del row
-    assert list(ring.freed()) == [1] and list(ring.freed()) == []
-    ring.close()
-
-
-def test_images_that_are_in_use_outlive_the_ring() -> None:
-    ring = Ring.create(1, 1000)
-    rgb = np.full((5, 7, 3), 3, np.uint8)
-    taken = ring.take(0, ring.write(0, {"rgb": rgb}))
-    ring.close()
-    np.testing.assert_array_equal(taken["rgb"], rgb)
-
-
 def test_frames_that_are_kept_stay_as_they_are_and_do_not_stop_the_camera(synthetic: IsolatedCamera) -> None:
     kept = [next_frame(synthetic) for _ in range(4 * SLOTS)]
     rgbs = [frame.rgb.copy() for frame in kept if frame.rgb is not None]
@@ -374,21 +297,6 @@ def test_frames_that_are_kept_stay_as_they_are_and_do_not_stop_the_camera(synthe
     for frame, rgb in zip(kept, rgbs, strict=True):
         np.testing.assert_array_equal(frame.rgb, rgb)
     assert len({frame.sequence for frame in kept}) == len(kept)
-
-
-def test_a_frame_that_is_too_large_is_refused_and_the_ring_goes_on() -> None:
-    ring = Ring.create(1, 1000)
-    with pytest.raises(DataError, match="20×20 px is too large to hand over"):
-        ring.write(0, {"rgb": np.zeros((20, 20, 3), np.uint8)})
-    small: dict[str, AnyArray] = {
-        "rgb": np.ones((5, 7, 3), np.uint8),
-        "depth": np.arange(35, dtype=np.float32).reshape(5, 7),
-    }
-    read = ring.read(0, ring.write(0, small))
-    for name, array in small.items():
-        np.testing.assert_array_equal(read[name], array)
-    ring.close()
-    ring.close()
 
 
 def test_it_can_be_closed_while_it_opens(troubled: None) -> None:

@@ -1,0 +1,118 @@
+"""The side of a ring that frames are made on: their images lie in a slot from the start."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import deque
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from edge_ad.cameras.ring import Layout, Ring, view
+from edge_ad.errors import DataError
+from edge_ad.types import AnyArray
+
+ALIGNMENT = 64
+
+
+class Outbox:
+    """Makes images, and puts frames of them where the other side sees them.
+
+    A slot is free again when the other side has given it back and no image in it is in use on this side, so that
+    nothing is overwritten that somebody still looks at. For use by one thread; the images by any.
+
+    Args:
+        ring: all of its slots are this side's at first.
+    """
+
+    def __init__(self, ring: Ring) -> None:
+        self._ring = ring
+        self._free = list(range(ring.slots))
+        self._holders = [0] * ring.slots
+        self._let_go: deque[int] = deque()
+        self._page: _Page | None = None
+
+    def has_room(self) -> bool:
+        """Whether `put` would find a slot."""
+        self._collect()
+        return self._page is not None or bool(self._free)
+
+    def new_image(self, shape: tuple[int, ...], dtype: DTypeLike) -> AnyArray:
+        """An image of the next frame, in its slot; elsewhere where no slot is free or the image does not fit."""
+        page = self._page or self._turn()
+        image = None if page is None else page.new_image(shape, dtype)
+        return np.empty(shape, dtype) if image is None else image
+
+    def forget(self) -> None:
+        """The images made since the last `put` are of no frame."""
+        self._page = None
+
+    def put(self, images: Mapping[str, AnyArray]) -> tuple[int, Layout] | None:
+        """Gives a frame's images to the other side; those that are not in its slot are copied there.
+
+        Returns:
+            The slot and where they are in it, for `Ring.take`; None where no slot is free.
+
+        Raises:
+            DataError: they do not fit into a slot.
+        """
+        page, self._page = self._page or self._turn(), None
+        if page is None:
+            return None
+        layout = [page.held(name, image) for name, image in images.items()]
+        self._holders[page.slot] += 1
+        return page.slot, layout
+
+    def give_back(self, slot: int) -> None:
+        """The other side needs a slot no more."""
+        self._holders[slot] -= 1
+        if not self._holders[slot]:
+            self._free.append(slot)
+
+    def _turn(self) -> _Page | None:
+        self._collect()
+        if not self._free:
+            return None
+        slot = self._free.pop()  # the one used last, which the processor's caches may still hold
+        self._holders[slot] += 1
+        self._page = _Page(self._ring, slot, self._let_go)
+        return self._page
+
+    def _collect(self) -> None:
+        while self._let_go:
+            self.give_back(self._let_go.popleft())
+
+
+class _Page:
+    """A slot while a frame is made in it; ``let_go`` receives its number when it and all images in it are gone."""
+
+    def __init__(self, ring: Ring, slot: int, let_go: deque[int]) -> None:
+        self.slot = slot
+        self._whole = ring.whole(slot)
+        self._address: int = self._whole.__array_interface__["data"][0]
+        self._used = 0
+        weakref.finalize(self._whole, let_go.append, slot).atexit = False
+
+    def new_image(self, shape: tuple[int, ...], dtype: DTypeLike) -> AnyArray | None:
+        kind, offset = np.dtype(dtype), self._used
+        end = offset + math.prod(shape) * kind.itemsize
+        if end > self._whole.nbytes:
+            return None
+        self._used = -(-end // ALIGNMENT) * ALIGNMENT
+        return view(self._whole, kind.str, shape, offset)
+
+    def held(self, name: str, image: AnyArray) -> tuple[str, str, list[int], int]:
+        """Where an image is in the slot, copied there if it is not."""
+        offset = image.__array_interface__["data"][0] - self._address
+        if not (0 <= offset <= self._whole.nbytes - image.nbytes and image.flags.c_contiguous):
+            offset, copy = self._used, self.new_image(image.shape, image.dtype)
+            if copy is None:
+                raise DataError(
+                    f"a frame of {image.shape[1]}×{image.shape[0]} px is too large to hand over",
+                    why=f"there are {self._whole.nbytes >> 20} MiB for one",
+                    remedy="choose a smaller mode of the camera, or read it in this process (--in-process)",
+                )
+            np.copyto(copy, image)
+        return name, image.dtype.str, list(image.shape), offset
