@@ -229,6 +229,12 @@ class DriftSink:
             self._monitors[name] = DriftMonitor(model.reference, self._alarms, recipe=name)
         self._monitors[name].write(inspection)
 
+    def silence_others(self, recipe: str) -> None:
+        """Ends the alarms of all recipes but one: nobody looks at their parts now."""
+        for name, monitor in list(self._monitors.items()):
+            if name != recipe:
+                monitor.silence()
+
     def close(self) -> None:
         """Nothing is held open."""
 

@@ -202,7 +202,7 @@ def _run(
             alarms=alarms,
             statistics=statistics,
         )
-        products.on_switch = partial(_changed_over, line, prepare)
+        products.on_switch = lambda: _changed_over(line, prepare, drift, products.book.active)
         stack.enter_context(products.following())
         with view.shown(notes.is_terminal and not (to_stdout and sys.stdout.isatty())):
             summary = run_line(source, info, line, max_frames=limits.frames, duration_s=limits.duration_s)
@@ -240,9 +240,10 @@ def _prepare(camera: Camera, products: Products, rig: Rig | None, alarms: Alarms
         alarms.clear(SETTINGS)
 
 
-def _changed_over(line: Line, prepare: Callable[[], None]) -> None:
-    """Another recipe is in force: its settings, and what was wrong with the sensors is for its own model to say."""
+def _changed_over(line: Line, prepare: Callable[[], None], drift: DriftSink, recipe: str) -> None:
+    """Another recipe is in force: its settings hold, and what is wrong is for its own model to say."""
     line.alarms.clear(SENSORS)
+    drift.silence_others(recipe)
     line.camera_commands.put(prepare)
 
 
@@ -269,6 +270,7 @@ def _report(summary: RunSummary, info: CameraInfo, refused: dict[str, int], last
         **summary.statistics,
         "camera_error": summary.camera_error,
         "alarms": summary.alarms,
+        "refused_triggers": summary.refused_triggers,
         "last_error": last_error,
     }
 

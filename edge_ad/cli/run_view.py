@@ -131,6 +131,8 @@ def print_summary(summary: RunSummary, refused: dict[str, int], last_error: str,
         notes.print(Text.assemble("  error     ", (last_error, "yellow")), soft_wrap=True)
     for title, line in (*_raised(alarms), *_incidents(figures, refused)):
         notes.print(Text(f"  {title:9s} {line}"), soft_wrap=True)
+    if summary.refused_triggers:
+        notes.print(f"  triggers  refused {summary.refused_triggers}, which named no part")
     if figures["latency_ms_total"]:
         notes.print(_latencies(figures["latency_ms_total"], "whole run"))
 

@@ -62,6 +62,7 @@ class RunSummary:
         statistics: as `edge_ad.runtime.stats.Statistics.summary` gives them.
         camera_error: what re-opening the camera failed with, when it was lost for good.
         alarms: how often each alarm was raised.
+        refused_triggers: lines from the source of triggers that named no part.
     """
 
     ended: EndReason
@@ -69,6 +70,7 @@ class RunSummary:
     statistics: dict[str, Any]
     camera_error: str = ""
     alarms: dict[str, int] = field(default_factory=dict)
+    refused_triggers: int = 0
 
 
 @dataclass
@@ -147,6 +149,7 @@ def run(
         line.statistics.summary(),
         running.reader.problem if ended in (EndReason.CAMERA_LOST, EndReason.CAMERA_REFUSED) else "",
         line.alarms.raised(),
+        0 if line.triggers is None else line.triggers.refused,
     )
 
 

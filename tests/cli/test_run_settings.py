@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from edge_ad.alarms import Alarms
+from edge_ad.cli.line import DriftSink
 from edge_ad.cli.run import SETTINGS, _changed_over, _prepare
 from edge_ad.errors import CameraError
 from edge_ad.runtime.judging import ALARM, Inspector
@@ -73,5 +74,5 @@ def test_a_recipes_setting_that_is_refused_is_an_alarm_and_raised() -> None:
 def test_a_change_over_ends_what_the_model_before_said_of_the_sensors() -> None:
     line = Line(lambda recipe: Inspector.of(predict, 5.0))
     line.alarms.alert(ALARM, "parts are judged by colour alone")
-    _changed_over(line, lambda: None)
+    _changed_over(line, lambda: None, DriftSink({}, line.alarms), "lid")
     assert not line.alarms.active() and not line.camera_commands.empty()

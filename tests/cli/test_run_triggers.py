@@ -64,8 +64,10 @@ def test_more_parts_at_once_than_may_wait_are_all_answered(bundle: Path, tmp_pat
     said = tmp_path / "stderr"
     arguments = ("--engine", bundle, "--camera", LIVE, "--trigger", "stdin", "--deadline-ms", "5000")
     with started(*arguments, stderr=said, stdin=subprocess.PIPE) as process:
-        stdout, _ = process.communicate("".join(f"p{number}\n" for number in range(30)), timeout=WAIT_S)
+        parts = "".join(f"p{number}\n" for number in range(30))
+        stdout, _ = process.communicate(f'{{"no": "part"}}\n{parts}', timeout=WAIT_S)
     told = lines_of(stdout)
+    assert "triggers  refused 1" in said.read_text()
     assert [line["part_id"] for line in told] == [f"p{number}" for number in range(30)]
     assert "trigger overrun" in {line["reason"].split(":")[0] for line in told}
 

@@ -196,6 +196,18 @@ def test_recipes_have_a_monitor_each(line: Line, alarms: Alarms) -> None:
     assert [monitor.summary()["skipped"]["other_recipe"] for monitor in monitors] == [20, 20]
 
 
+def test_alarms_of_a_recipe_that_is_not_in_force_are_silent(line: Line, alarms: Alarms) -> None:
+    monitor = DriftMonitor(line.reference(), alarms, recipe="cup")
+    dark = [replace(line.inspection(look={"light": 0.85}), recipe="cup") for _ in range(21)]
+    for inspection in dark[:20]:
+        monitor.write(inspection)
+    assert texts(alarms).keys() == {"drift.brightness.cup"}
+    monitor.silence()
+    assert not texts(alarms)
+    monitor.write(dark[20])
+    assert texts(alarms).keys() == {"drift.brightness.cup"} and alarms.raised() == {"drift.brightness.cup": 2}
+
+
 def test_another_threshold_is_another_beginning(line: Line, alarms: Alarms, monitor: DriftMonitor) -> None:
     for _ in range(60):
         monitor.write(line.inspection(shift=1.0))
