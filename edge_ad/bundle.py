@@ -27,7 +27,7 @@ from edge_ad.drift.reference import Reference
 from edge_ad.errors import BundleError, ModelError
 from edge_ad.files import not_written, write_bytes
 from edge_ad.settings import Settings, validated
-from edge_ad.types import Intrinsics, Roi, TensorSpec
+from edge_ad.types import AnyArray, Intrinsics, Roi, TensorSpec
 
 MANIFEST = "manifest.json"
 THRESHOLDS = "thresholds.json"
@@ -267,14 +267,40 @@ class Bundle:
         """
         from edge_ad.onnx_weights import with_weights
 
+        return with_weights(self._graph(name), self.weights(), str(self.directory / name))
+
+    def model_parts(self, mode: str, weights: Mapping[str, bytes]) -> tuple[bytes, dict[str, AnyArray]]:
+        """The graph of an operating mode as it lies there, and the weights that it points to, by name.
+
+        Args:
+            mode: the operating mode.
+            weights: as `weights` gives them, once for all modes.
+
+        Raises:
+            BundleError: the bundle has no such mode, or a file has changed or cannot be read.
+        """
+        from edge_ad.onnx_weights import weights_of
+
+        self.mode(mode)
+        graph = self._graph(model_name(mode))
+        return graph, weights_of(graph, weights, str(self.directory / model_name(mode)))
+
+    def weights(self) -> dict[str, bytes]:
+        """The files that graphs point into, by name.
+
+        Raises:
+            BundleError: one has changed or cannot be read.
+        """
+        return {WEIGHTS: self.content(WEIGHTS)} if WEIGHTS in self.manifest.files else {}
+
+    def _graph(self, name: str) -> bytes:
         if name not in self.manifest.files:
             raise BundleError(
                 f"{self.directory} has no {name}",
                 why=f"edge-ad {self.manifest.edge_ad_version} exported it without",
                 remedy="make it again with: edge-ad export CHECKPOINT",
             )
-        weights = {WEIGHTS: self.content(WEIGHTS)} if WEIGHTS in self.manifest.files else {}
-        return with_weights(self.content(name), weights, str(self.directory / name))
+        return self.content(name)
 
     @property
     def digest(self) -> str:

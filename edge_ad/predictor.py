@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from edge_ad.bundle import (
     MODEL,
     RGB_ONLY,
     THREE_D_ONLY,
+    Bundle,
     InputSpec,
     Manifest,
     RigReference,
@@ -152,13 +154,7 @@ def open_predictor(model: str | Path, mode: str | None = None) -> Predictor:
             directory, mode = path.parent, mode or graphs[path.name]
     mode = mode or FULL
     if (directory / MANIFEST).is_file():
-        bundle = read_bundle(directory)
-        reference = bundle.reference()
-        backend = OnnxRuntimeBackend.open(bundle.model(mode), source=str(bundle.directory / model_name(mode)))
-        check_golden(backend, bundle.directory / golden_name(mode), "fp32")
-        described = _described(bundle.manifest, mode, "onnx")
-        known = (bundle.thresholds, bundle.digest, described, mode, reference)
-        return Predictor(backend, bundle.manifest.input, *known, bundle.manifest.training_data.rig)
+        return bundle_predictors(read_bundle(directory), [mode])[0]
     if path.suffix == ".safetensors" or (path / "checkpoint.safetensors").is_file():
         require("torch", extra="train")
         from edge_ad.backends.torch import open_checkpoint
@@ -170,6 +166,23 @@ def open_predictor(model: str | Path, mode: str | None = None) -> Predictor:
         why="it is not there" if not path.exists() else f"it holds neither {ENGINE} nor {MANIFEST} nor a checkpoint",
         remedy="give a run of 'edge-ad train', a bundle of 'edge-ad export', or an engine of 'edge-ad build-engine'",
     )
+
+
+def bundle_predictors(bundle: Bundle, modes: Sequence[str]) -> list[Predictor]:
+    """Opens a bundle's graphs for these operating modes; they share their weights.
+
+    Raises:
+        BundleError, EngineError: it has no such mode, or is damaged.
+    """
+    weights, reference, manifest = bundle.weights(), bundle.reference(), bundle.manifest
+    predictors = []
+    for mode in modes:
+        graph, own = bundle.model_parts(mode, weights)
+        backend = OnnxRuntimeBackend(graph, source=str(bundle.directory / model_name(mode)), weights=own)
+        check_golden(backend, bundle.directory / golden_name(mode), "fp32")
+        known = (bundle.thresholds, bundle.digest, _described(manifest, mode, "onnx"), mode, reference)
+        predictors.append(Predictor(backend, manifest.input, *known, manifest.training_data.rig))
+    return predictors
 
 
 def _served(uri: ServedModelUri, mode: str | None) -> Predictor:

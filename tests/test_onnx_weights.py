@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 import safetensors.numpy
 from onnx import TensorProto, numpy_helper
 
+from edge_ad.backends.onnxruntime import OnnxRuntimeBackend
 from edge_ad.bundle import WEIGHTS
 from edge_ad.errors import BundleError
-from edge_ad.onnx_weights import SHARED_BYTES, share_weights, with_weights
+from edge_ad.onnx_weights import SHARED_BYTES, share_weights, weights_of, with_weights
 from edge_ad.types import AnyArray
 from tests.factories import make_feeds
 from tests.onnx_graphs import inspection_graph
@@ -108,8 +110,30 @@ def test_a_pointer_that_leads_elsewhere_is_refused(key: str, value: str) -> None
     weights = {WEIGHTS: share_weights(models, WEIGHTS)}
     tensor = next(tensor for tensor in models["one"].graph.initializer if tensor.name == "teacher_weight")
     next(entry for entry in tensor.external_data if entry.key == key).value = value
-    with pytest.raises(BundleError, match=r"bundle/model\.onnx has no weights for teacher_weight.*export"):
-        with_weights(models["one"].SerializeToString(), weights, "bundle/model.onnx")
+    for resolve in (with_weights, weights_of):
+        with pytest.raises(BundleError, match=r"bundle/model\.onnx has no weights for teacher_weight.*export"):
+            resolve(models["one"].SerializeToString(), weights, "bundle/model.onnx")
+
+
+def test_weights_of_another_shape_are_refused() -> None:
+    models = {"one": inspection_graph()}
+    weights = {WEIGHTS: share_weights(models, WEIGHTS)}
+    tensor = next(tensor for tensor in models["one"].graph.initializer if tensor.name == "teacher_weight")
+    tensor.dims[0] += 1
+    with pytest.raises(BundleError, match="teacher_weight.*bytes are not float32 of shape"):
+        weights_of(models["one"].SerializeToString(), weights, "one")
+
+
+def test_graphs_run_with_one_copy_of_their_weights() -> None:
+    models = pair()
+    weights = {WEIGHTS: share_weights(models, WEIGHTS)}
+    for name, original in pair().items():
+        graph = models[name].SerializeToString()
+        backend = OnnxRuntimeBackend(graph, weights=weights_of(graph, weights, name))
+        gc.collect()  # nothing of the weights may go while it runs
+        found = backend.run(make_feeds())
+        for given, expected in zip(found.values(), answers(original.SerializeToString()), strict=True):
+            np.testing.assert_array_equal(given, expected)
 
 
 @pytest.mark.parametrize("content", [b"not a model" * 20, b"\xff" * 64], ids=["text", "bytes"])

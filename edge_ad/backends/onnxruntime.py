@@ -22,6 +22,7 @@ class OnnxRuntimeBackend:
         source: what to call the content in errors; a file names itself.
         providers: execution providers in order of preference.
         optimize: False computes each node as the graph has it, to see what another runtime will do.
+        weights: that the model points to in other files, by its names for them.
 
     Raises:
         EngineError: the model cannot be read, is damaged, or uses what this ONNX Runtime lacks.
@@ -39,12 +40,17 @@ class OnnxRuntimeBackend:
         source: str = "the model",
         providers: Sequence[str] = ("CPUExecutionProvider",),
         optimize: bool = True,
+        weights: Mapping[str, AnyArray] | None = None,
     ) -> None:
         self.name = "onnxruntime"
         self._source = source if isinstance(model, bytes) else str(model)
         try:
             content = model if isinstance(model, bytes) else model.read_bytes()
-            self._session = onnxruntime.InferenceSession(content, _session_options(optimize), list(providers))
+            options = _session_options(optimize)
+            if weights:
+                self._weights = {name: onnxruntime.OrtValue.ortvalue_from_numpy(it) for name, it in weights.items()}
+                options.add_external_initializers(list(self._weights), list(self._weights.values()))
+            self._session = onnxruntime.InferenceSession(content, options, list(providers))
         except Exception as error:  # ONNX Runtime's exceptions share no narrower base
             raise EngineError(
                 f"{self._source} cannot be loaded by ONNX Runtime",

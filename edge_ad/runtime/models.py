@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_ad.bundle import FULL, MANIFEST
+from edge_ad.bundle import FULL, MANIFEST, read_bundle
 from edge_ad.engine import ENGINE
 from edge_ad.errors import ConfigError
-from edge_ad.predictor import Predictor, is_uri, open_predictor
+from edge_ad.predictor import Predictor, bundle_predictors, is_uri, open_predictor
 from edge_ad.runtime.judging import Inspector, Judge
 from edge_ad.types import Roi
 
@@ -50,14 +50,9 @@ def open_inspector(
         ConfigError: an engine of ``fallback`` is of another model, or the ROI of another size.
         DataError, ModelError, MissingExtraError: as `open_predictor`.
     """
-    main = _moved(open_predictor(model, mode), roi)
+    predictors = [_moved(predictor, roi) for predictor in _opened(model, mode, fallback)]
+    main = predictors[0]
     limit = main.threshold if threshold is None else threshold
-    predictors = [main]
-    if main.mode == FULL:
-        predictors += [_moved(open_predictor(path), roi) for path in fallback]
-        if not fallback and not is_uri(model) and _is_bundle(Path(model)):
-            modes = [name for name in main.thresholds.modes if name != FULL]
-            predictors += [_moved(open_predictor(model, name), roi) for name in modes]
     for predictor, path in zip(predictors[1:], fallback, strict=False):
         _check_fallback(predictor, path, main)
     judges = {predictor.mode: Judge(predictor, predictor.threshold, predictor.mode) for predictor in predictors[1:]}
@@ -76,6 +71,15 @@ def open_inspector(
     )
     weakref.finalize(inspector, _close, predictors)
     return inspector, main
+
+
+def _opened(model: str, mode: str | None, fallback: Sequence[str]) -> list[Predictor]:
+    """The model in its mode, and then what takes over from it."""
+    if mode in (None, FULL) and not fallback and not is_uri(model) and _is_bundle(Path(model)):
+        bundle = read_bundle(Path(model))
+        return bundle_predictors(bundle, [FULL, *(name for name in bundle.thresholds.modes if name != FULL)])
+    main = open_predictor(model, mode)
+    return [main, *map(open_predictor, fallback if main.mode == FULL else ())]
 
 
 def _depth_fill(predictor: Predictor) -> float | None:
