@@ -73,7 +73,7 @@ def main(
         print(json.dumps({"rounds": rounds, "seconds": seconds, "turns": plain}, indent=1))
         return
     for scene, ways in turns.items():
-        Console().print(_table(scene, ways))
+        Console().print(_table(scene, ways), "")
 
 
 def _take(turn: Turn) -> Figures:
@@ -82,15 +82,15 @@ def _take(turn: Turn) -> Figures:
     return Figures.model_validate_json(done.stdout)
 
 
-HEADINGS = {
-    "age_p50_ms": "age p50 ms",
-    "age_p99_ms": "p99",
-    "hand_over_p50_ms": "hand-over ms",
-    "predict_ms": "model ms",
-    "beside_model_ms": "age p50 less model",
-    "outside_ms": "judging thread without model, CPU ms a frame",
+FIGURES = {
+    "age_p50_ms": "age p50, ms",
+    "age_p99_ms": "age p99, ms",
+    "beside_model_ms": "age p50 less model, ms",
+    "predict_ms": "model, ms",
+    "hand_over_p50_ms": "hand-over p50, ms",
+    "outside_ms": "judging thread, CPU ms",
     "cpu": "CPU, cores",
-    "cpu_without_model": "without model",
+    "cpu_without_model": "CPU without model",
     "judged": "judged",
     "missed": "missed",
     "written": "written",
@@ -98,11 +98,11 @@ HEADINGS = {
 
 
 def _table(scene: str, ways: dict[Way, list[Figures]]) -> Table:
-    table = Table("way", title=scene, title_justify="left")
-    for heading in HEADINGS.values():
-        table.add_column(heading, justify="right")
-    for way, figures in ways.items():
-        table.add_row(way.replace("_", " "), *(_cell([getattr(one, name) for one in figures]) for name in HEADINGS))
+    table = Table(scene, box=None, padding=(0, 1, 0, 0))
+    for way in ways:
+        table.add_column(way.replace("_", " "), justify="right", max_width=10)
+    for name, meaning in FIGURES.items():
+        table.add_row(meaning, *(_cell([getattr(one, name) for one in figures]) for figures in ways.values()))
     return table
 
 

@@ -28,6 +28,9 @@ SLOTS = 6
 LENT = 3
 """So many of them may be frames in use, uncopied; the others stay for the camera to go on."""
 
+SPARES = 4
+"""Memory of so many copies is kept for the next ones, as new pages take longer than copying; the rest goes back."""
+
 SLOT_BYTES = 64 << 20
 """Room for colour and depth of 8 megapixels; memory is taken only where a frame is written."""
 
@@ -53,6 +56,7 @@ class Ring:
         self._memory = mmap.mmap(descriptor, slots * slot_bytes)
         self._lent: set[int] = set()
         self._freed: deque[int] = deque()
+        self._spares: deque[mmap.mmap] = deque(maxlen=SPARES)
 
     @classmethod
     def create(cls, slots: int = SLOTS, slot_bytes: int = SLOT_BYTES) -> Ring:
@@ -63,7 +67,10 @@ class Ring:
 
     def read(self, slot: int, layout: Layout) -> dict[str, AnyArray]:
         """Copies of the arrays in a slot that this side owns."""
-        return {name: _copied(image) for name, image in self._images(self.whole(slot), layout).items()}
+        used = max((offset + _size(dtype, shape) for _, dtype, shape, offset in layout), default=0)
+        copy = self._spare(used)
+        np.copyto(copy, self.whole(slot)[:used])
+        return self._images(copy, layout)
 
     def take(self, slot: int, layout: Layout) -> dict[str, AnyArray]:
         """The arrays in a slot that this side owns: as they lie there, or copies where `LENT` are in use already.
@@ -97,9 +104,24 @@ class Ring:
         """All bytes of a slot, uint8 (slot_bytes,)."""
         return np.frombuffer(self._memory, np.uint8, self.slot_bytes, slot * self.slot_bytes)
 
+    def _spare(self, size: int) -> UInt8Array:
+        """Memory of its own for a copy: the heap would stay as large as the most copies that ever waited made it."""
+        pages = next((kept for kept in iter(self._kept_pages, None) if len(kept) >= size), None)
+        if pages is None:
+            pages = mmap.mmap(-1, max(1, size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        spare = np.frombuffer(pages, np.uint8, size)
+        weakref.finalize(spare, self._spares.append, pages).atexit = False
+        return spare
+
+    def _kept_pages(self) -> mmap.mmap | None:
+        try:
+            return self._spares.popleft()
+        except IndexError:
+            return None
+
     @staticmethod
     def _images(whole: UInt8Array, layout: Layout) -> dict[str, AnyArray]:
-        return {name: view(whole, dtype, tuple(shape), offset) for name, dtype, shape, offset in layout}
+        return {name: view(whole, dtype, shape, offset) for name, dtype, shape, offset in layout}
 
 
 class Channel:
@@ -152,15 +174,10 @@ class Channel:
         self._socket.close()
 
 
-def view(whole: UInt8Array, dtype: str, shape: tuple[int, ...], offset: int) -> AnyArray:
+def view(whole: UInt8Array, dtype: str, shape: Sequence[int], offset: int) -> AnyArray:
     """The image that begins so many bytes into a slot."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    return whole[offset : offset + size].view(dtype).reshape(shape)
+    return whole[offset : offset + _size(dtype, shape)].view(dtype).reshape(shape)
 
 
-def _copied(image: AnyArray) -> AnyArray:
-    """A copy in pages of its own, which go back to the system with it: the heap would keep what it once grew to."""
-    pages = mmap.mmap(-1, max(1, image.nbytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    copy: AnyArray = np.frombuffer(pages, image.dtype, image.size).reshape(image.shape)
-    np.copyto(copy, image)
-    return copy
+def _size(dtype: str, shape: Sequence[int]) -> int:
+    return math.prod(shape) * np.dtype(dtype).itemsize
