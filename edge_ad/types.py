@@ -28,15 +28,21 @@ MODALITIES = ("rgb", "depth", "normals")
 """What a model may look at: colour, depth (or height above the rig's plane), surface normals."""
 
 
-def _check(array: AnyArray, name: str, dtypes: Sequence[Any], channels: int | None) -> None:
+UINT8, UINT16, FLOAT32 = np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32)
+
+
+def _is_image(array: AnyArray, dtypes: Sequence[Any], channels: int | None) -> bool:
     good = array.ndim == 2 if channels is None else array.ndim == 3 and array.shape[2] == channels
-    if not good or array.dtype not in dtypes or 0 in array.shape:
-        allowed, shape = map(np.dtype, dtypes), "(H, W)" if channels is None else f"(H, W, {channels})"
-        raise DataError(
-            f"{name} is {array.dtype}{array.shape}",
-            why=f"it must be {' or '.join(str(dtype) for dtype in allowed)} {shape} and not empty",
-            remedy="check the camera or loader that made this frame",
-        )
+    return good and array.dtype in dtypes and 0 not in array.shape
+
+
+def _no_image(array: AnyArray, name: str, dtypes: Sequence[Any], channels: int | None) -> DataError:
+    shape = "(H, W)" if channels is None else f"(H, W, {channels})"
+    return DataError(
+        f"{name} is {array.dtype}{array.shape}",
+        why=f"it must be {' or '.join(map(str, dtypes))} {shape} and not empty",
+        remedy="check the camera or loader that made this frame",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +109,16 @@ class Frame:
 
     def __post_init__(self) -> None:
         shapes = set()
-        for name, dtypes, channels in (
-            ("rgb", (np.uint8,), 3),
-            ("depth", (np.uint16, np.float32), None),
-            ("normals", (np.uint8,), 3),
+        for name, array, dtypes, channels in (
+            ("rgb", self.rgb, (UINT8,), 3),
+            ("depth", self.depth, (UINT16, FLOAT32), None),
+            ("normals", self.normals, (UINT8,), 3),
         ):
-            array = getattr(self, name)
-            if array is not None:
-                _check(array, f"{name} of {self.source or 'frame'}", dtypes, channels)
-                shapes.add(array.shape[:2])
+            if array is None:
+                continue
+            if not _is_image(array, dtypes, channels):
+                raise _no_image(array, f"{name} of {self.source or 'frame'}", dtypes, channels)
+            shapes.add(array.shape[:2])
         if len(shapes) != 1:
             raise DataError(
                 f"frame {self.source or self.sequence} has images of sizes {sorted(shapes)}",
@@ -198,7 +205,8 @@ class AnomalyResult:
     model_id: str = ""
 
     def __post_init__(self) -> None:
-        _check(self.anomaly_map, "anomaly_map", (np.float32,), None)
+        if not _is_image(self.anomaly_map, (FLOAT32,), None):
+            raise _no_image(self.anomaly_map, "anomaly_map", (FLOAT32,), None)
 
 
 class Decision(str, Enum):

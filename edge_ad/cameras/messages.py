@@ -1,4 +1,4 @@
-"""What goes over the channel between the capture process and the line: frames, errors, infos as JSON."""
+"""What goes over the channel between the capture process and the line: frames, errors, infos."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def images_of(frame: Frame) -> dict[str, AnyArray]:
 
 
 def frame_fields(frame: Frame) -> dict[str, Any]:
-    """All of a frame but its images, JSON-able."""
+    """All of a frame but its images, in plain types."""
     own = {name: getattr(frame, name) for name in _FIELDS}
     camera = frame.intrinsics
     # Not by asdict, which copies deeply and takes as long as all the rest.

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 
 from edge_ad.cameras.ring import Layout, Ring, view
 from edge_ad.errors import DataError
-from edge_ad.types import AnyArray
+from edge_ad.types import AnyArray, UInt8Array
 
 ALIGNMENT = 64
 
@@ -31,6 +31,7 @@ class Outbox:
         self._ring = ring
         self._free = list(range(ring.slots))
         self._holders = [0] * ring.slots
+        self._made: dict[int, weakref.ref[UInt8Array]] = {}
         self._let_go: deque[int] = deque()
         self._page: _Page | None = None
 
@@ -77,7 +78,10 @@ class Outbox:
             return None
         slot = self._free.pop()  # the one used last, which the processor's caches may still hold
         self._holders[slot] += 1
-        self._page = _Page(self._ring, slot, self._let_go)
+        whole = self._ring.whole(slot)
+        let_go = self._let_go
+        self._made[slot] = weakref.ref(whole, lambda _: let_go.append(slot))
+        self._page = _Page(slot, whole)
         return self._page
 
     def _collect(self) -> None:
@@ -86,14 +90,11 @@ class Outbox:
 
 
 class _Page:
-    """A slot while a frame is made in it; ``let_go`` receives its number when it and all images in it are gone."""
+    """A slot while a frame is made in it; ``whole`` lives as long as this and all images in it."""
 
-    def __init__(self, ring: Ring, slot: int, let_go: deque[int]) -> None:
-        self.slot = slot
-        self._whole = ring.whole(slot)
-        self._address: int = self._whole.__array_interface__["data"][0]
-        self._used = 0
-        weakref.finalize(self._whole, let_go.append, slot).atexit = False
+    def __init__(self, slot: int, whole: UInt8Array) -> None:
+        self.slot, self._whole, self._used = slot, whole, 0
+        self._address: int = whole.__array_interface__["data"][0]
 
     def new_image(self, shape: tuple[int, ...], dtype: DTypeLike) -> AnyArray | None:
         kind, offset = np.dtype(dtype), self._used

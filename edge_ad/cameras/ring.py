@@ -7,7 +7,6 @@ has no name and lives as long as a process has it open, so nothing is left behin
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 import os
@@ -18,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgpack
 import numpy as np
 
 from edge_ad.types import AnyArray, UInt8Array
@@ -54,7 +54,7 @@ class Ring:
     def __init__(self, descriptor: int, slots: int = SLOTS, slot_bytes: int = SLOT_BYTES) -> None:
         self.descriptor, self.slots, self.slot_bytes = descriptor, slots, slot_bytes
         self._memory = mmap.mmap(descriptor, slots * slot_bytes)
-        self._lent: set[int] = set()
+        self._lent: dict[int, weakref.ref[UInt8Array]] = {}
         self._freed: deque[int] = deque()
         self._spares: deque[mmap.mmap] = deque(maxlen=SPARES)
 
@@ -82,15 +82,15 @@ class Ring:
             return self.read(slot, layout)
         whole = self.whole(slot)
         # All views of the images, also those that others make of them, keep this array alive, and nothing else does.
-        weakref.finalize(whole, self._freed.append, slot).atexit = False
-        self._lent.add(slot)
+        freed = self._freed
+        self._lent[slot] = weakref.ref(whole, lambda _: freed.append(slot))
         return self._images(whole, layout)
 
     def freed(self) -> Iterator[int]:
         """Slots that were taken and are in use no more, each once."""
         while self._freed:
             slot = self._freed.popleft()
-            self._lent.discard(slot)
+            self._lent.pop(slot, None)
             yield slot
 
     def close(self) -> None:
@@ -125,7 +125,7 @@ class Ring:
 
 
 class Channel:
-    """Messages to the other process, whole and in order; each is a JSON object.
+    """Messages to the other process, whole and in order, in MessagePack, which is quicker than JSON.
 
     Args:
         end: one end of ``Channel.pair``.
@@ -148,7 +148,7 @@ class Channel:
             EOFError: the other process is gone.
         """
         try:
-            self._socket.send(json.dumps({"kind": kind, **content}).encode())
+            self._socket.send(msgpack.packb({"kind": kind, **content}, unicode_errors="surrogatepass"))
         except OSError as error:
             raise EOFError(str(error)) from error
 
@@ -166,7 +166,7 @@ class Channel:
             raise EOFError(str(error)) from error
         if not content:
             raise EOFError("the channel is closed")
-        message: Message = json.loads(content)
+        message: Message = msgpack.unpackb(content, unicode_errors="surrogatepass")
         return message
 
     def close(self) -> None:
@@ -176,7 +176,8 @@ class Channel:
 
 def view(whole: UInt8Array, dtype: str, shape: Sequence[int], offset: int) -> AnyArray:
     """The image that begins so many bytes into a slot."""
-    return whole[offset : offset + _size(dtype, shape)].view(dtype).reshape(shape)
+    image: AnyArray = np.ndarray(shape, dtype, whole, offset)
+    return image
 
 
 def _size(dtype: str, shape: Sequence[int]) -> int:
