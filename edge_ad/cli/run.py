@@ -31,7 +31,7 @@ from edge_ad.runtime.loop import run as run_line
 from edge_ad.runtime.notify import Systemd
 from edge_ad.runtime.reader import EndReason, Recovery
 from edge_ad.runtime.stats import Statistics
-from edge_ad.triggers import triggers_from_uri
+from edge_ad.triggers import TriggerSource, triggers_from_uri
 from edge_ad.types import Camera, CameraInfo, Decision
 
 SETTINGS = "settings"
@@ -167,27 +167,21 @@ def _run(
     to_stdout = _lines_on_stdout(shared.outputs.jsonl, quiet=quiet, report=json_output)
     source = make_camera(uri, acquisition.policy, in_process=in_process)
     rig = None if shared.rig is None else read_rig(Path(shared.rig))
-    alarms, statistics, systemd, host = Alarms(), Statistics(), Systemd(), Host()
+    alarms, statistics, systemd = Alarms(), Statistics(), Systemd()
     view = RunView(alarms, statistics)
     with ExitStack() as stack:
         products = Products(plan, rig)
         drift = DriftSink(products.loaded, alarms)
-        sinks = [*make_sinks(shared.outputs, to_stdout=to_stdout), drift]
-        if rig is not None:
-            sinks.append(RigMonitor(rig, alarms))
-        triggers = None if shared.triggers is None else triggers_from_uri(shared.triggers)
+        watchers = [drift] if rig is None else [drift, RigMonitor(rig, alarms)]
+        sinks = [*make_sinks(shared.outputs, to_stdout=to_stdout), *watchers]
+        triggers = _triggers(shared.triggers)
         for output in (*sinks, *([] if triggers is None else [triggers])):
             stack.callback(output.close)
-        if triggers is not None:
-            notes.print(f"[green]triggers[/] {triggers.address or shared.triggers}")
         model, limit = products.loaded[plan.active], products.book.inspector_for("").threshold
         notes.print(f"[green]engine[/] {model.description}  [dim]threshold {limit:.4g}[/]")
         info = stack.enter_context(opened_camera(source))
         prepare = partial(_prepare, source, products, rig, alarms)
         prepare()
-        every_second = [lambda: statistics.host(host.figures()), lambda: systemd.report(statistics, alarms)]
-        if limits.latency_ms is not None:
-            every_second.append(LatencyAlarm(statistics, alarms, limits.latency_ms).check)
         line = Line(
             products.book.inspector_for,
             sinks,
@@ -197,7 +191,7 @@ def _run(
             prepare_camera=prepare,
             check_camera=None if rig is None else partial(check_camera, rig),
             on_update=view.update,
-            every_second=every_second,
+            every_second=_chores(statistics, alarms, systemd, limits.latency_ms),
             notifier=systemd,
             alarms=alarms,
             statistics=statistics,
@@ -216,6 +210,24 @@ def _run(
     problem = _problem(summary, uri, view.last_error)
     if problem is not None:
         raise problem
+
+
+def _triggers(uri: str | None) -> TriggerSource | None:
+    """The source of triggers, listening; says where."""
+    if uri is None:
+        return None
+    triggers = triggers_from_uri(uri)
+    notes.print(f"[green]triggers[/] {triggers.address or uri}")
+    return triggers
+
+
+def _chores(
+    statistics: Statistics, alarms: Alarms, systemd: Systemd, latency_ms: float | None
+) -> list[Callable[[], None]]:
+    """What is done once a second."""
+    host = Host()
+    chores = [lambda: statistics.host(host.figures()), lambda: systemd.report(statistics, alarms)]
+    return chores if latency_ms is None else [*chores, LatencyAlarm(statistics, alarms, latency_ms).check]
 
 
 def _prepare(camera: Camera, products: Products, rig: Rig | None, alarms: Alarms) -> None:
