@@ -115,13 +115,49 @@ def test_a_pointer_that_leads_elsewhere_is_refused(key: str, value: str) -> None
             resolve(models["one"].SerializeToString(), weights, "bundle/model.onnx")
 
 
-def test_weights_of_another_shape_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("data_type", "dims"),
+    [
+        pytest.param(TensorProto.FLOAT, [7], id="another size"),
+        pytest.param(TensorProto.FLOAT, [-1], id="size left open"),
+        pytest.param(TensorProto.FLOAT, [-1, -8], id="negative sizes"),
+        pytest.param(TensorProto.STRING, [8], id="text"),
+        pytest.param(TensorProto.UNDEFINED, [8], id="no type"),
+        pytest.param(99, [8], id="unknown type"),
+    ],
+)
+def test_weights_of_another_shape_or_type_are_refused(data_type: int, dims: list[int]) -> None:
     models = {"one": inspection_graph()}
     weights = {WEIGHTS: share_weights(models, WEIGHTS)}
     tensor = next(tensor for tensor in models["one"].graph.initializer if tensor.name == "teacher_weight")
-    tensor.dims[0] += 1
-    with pytest.raises(BundleError, match="teacher_weight.*bytes are not float32 of shape"):
+    tensor.data_type, tensor.dims[:] = data_type, dims
+    with pytest.raises(BundleError, match="has no weights for teacher_weight.*bytes are not of type"):
         weights_of(models["one"].SerializeToString(), weights, "one")
+
+
+def test_two_weights_of_one_name_are_refused() -> None:
+    """One of them would be looked for in the working directory."""
+    models = {"one": inspection_graph()}
+    weights = {WEIGHTS: share_weights(models, WEIGHTS)}
+    tensors = models["one"].graph.initializer
+    tensors.append(next(tensor for tensor in tensors if tensor.name == "teacher_weight"))
+    for resolve in (with_weights, weights_of):
+        with pytest.raises(BundleError, match="two weights of one name"):
+            resolve(models["one"].SerializeToString(), weights, "one")
+
+
+def test_weights_at_odd_places_are_moved_to_even_ones() -> None:
+    models = {"one": inspection_graph()}
+    weights = share_weights(models, WEIGHTS)
+    even = weights_of(models["one"].SerializeToString(), {WEIGHTS: weights}, "one")
+    for tensor in models["one"].graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "offset":
+                entry.value = str(int(entry.value) + 1)
+    odd = weights_of(models["one"].SerializeToString(), {WEIGHTS: b"x" + weights}, "one")
+    for name, array in odd.items():
+        assert array.flags.aligned
+        np.testing.assert_array_equal(array, even[name])
 
 
 def test_graphs_run_with_one_copy_of_their_weights() -> None:

@@ -47,9 +47,10 @@ class OnnxRuntimeBackend:
         try:
             content = model if isinstance(model, bytes) else model.read_bytes()
             options = _session_options(optimize)
+            # The session reads them where they are, so they live as long as it does.
+            self._weights = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in (weights or {}).values()]
             if weights:
-                self._weights = {name: onnxruntime.OrtValue.ortvalue_from_numpy(it) for name, it in weights.items()}
-                options.add_external_initializers(list(self._weights), list(self._weights.values()))
+                options.add_external_initializers(list(weights), self._weights)
             self._session = onnxruntime.InferenceSession(content, options, list(providers))
         except Exception as error:  # ONNX Runtime's exceptions share no narrower base
             raise EngineError(

@@ -21,7 +21,7 @@ from edge_ad.cameras.image_memory import images_made_by
 from edge_ad.cameras.messages import error_fields, frame_fields, images_of
 from edge_ad.cameras.outbox import Outbox
 from edge_ad.cameras.ring import Channel, Message, Ring
-from edge_ad.errors import CameraError, EdgeAdError
+from edge_ad.errors import CameraError, DataError, EdgeAdError
 from edge_ad.types import Camera, Frame, ReadStatus
 
 READ_S = 0.1
@@ -140,16 +140,15 @@ class _Capture:
             self._channel.send("status", status=outcome.name)
 
     def _hand_over(self, frame: Frame) -> None:
-        stream = self._stream
-        while not self._outbox.has_room() and self._lossless and not self._ended and stream == self._stream:
-            message = self._channel.receive(HEALTH_S)
-            if message is not None:
-                self._obey(message)
-        if stream != self._stream:
-            return  # opened anew while it waited: the frame is of the stream before
+        stream, images = self._stream, images_of(frame)
         try:
-            put = self._outbox.put(images_of(frame))
-        except EdgeAdError as error:
+            while (put := self._outbox.put(images)) is None and self._lossless and not self._ended:
+                message = self._channel.receive(HEALTH_S)
+                if message is not None:
+                    self._obey(message)
+                if stream != self._stream:
+                    return  # opened anew while it waited: the frame is of the stream before
+        except DataError as error:
             self._channel.send("failed", **error_fields(error))
             return
         if put is None:

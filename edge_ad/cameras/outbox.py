@@ -16,6 +16,9 @@ from edge_ad.types import AnyArray, UInt8Array
 
 ALIGNMENT = 64
 
+PINNED = 2
+"""Slots that a driver may hold images in, beside the one of the next frame: more would leave none to send with."""
+
 
 class Outbox:
     """Makes images, and puts frames of them where the other side sees them.
@@ -35,15 +38,11 @@ class Outbox:
         self._let_go: deque[int] = deque()
         self._page: _Page | None = None
 
-    def has_room(self) -> bool:
-        """Whether `put` would find a slot."""
-        self._collect()
-        return self._page is not None or bool(self._free)
-
     def new_image(self, shape: tuple[int, ...], dtype: DTypeLike) -> AnyArray:
         """An image of the next frame, in its slot; elsewhere where no slot is free or the image does not fit."""
-        page = self._page or self._turn()
-        image = None if page is None else page.new_image(shape, dtype)
+        if self._page is None and sum(made() is not None for made in self._made.values()) < PINNED:
+            self._page = self._turn()
+        image = None if self._page is None else self._page.new_image(shape, dtype)
         return np.empty(shape, dtype) if image is None else image
 
     def forget(self) -> None:
@@ -59,10 +58,20 @@ class Outbox:
         Raises:
             DataError: they do not fit into a slot.
         """
+        if sum(_aligned(image.nbytes) for image in images.values()) > self._ring.slot_bytes:
+            largest = max(images.values(), key=lambda image: image.nbytes)
+            raise DataError(
+                f"a frame of {largest.shape[1]}×{largest.shape[0]} px is too large to hand over",
+                why=f"there are {self._ring.slot_bytes >> 20} MiB for one",
+                remedy="choose a smaller mode of the camera, or read it in this process (--in-process)",
+            )
         page, self._page = self._page or self._turn(), None
-        if page is None:
+        layout = None if page is None else page.layout(images)
+        if page is not None and layout is None:  # images that came to nothing have taken the room
+            page = self._turn()
+            layout = None if page is None else page.layout(images)
+        if page is None or layout is None:
             return None
-        layout = [page.held(name, image) for name, image in images.items()]
         self._holders[page.slot] += 1
         return page.slot, layout
 
@@ -81,8 +90,7 @@ class Outbox:
         whole = self._ring.whole(slot)
         let_go = self._let_go
         self._made[slot] = weakref.ref(whole, lambda _: let_go.append(slot))
-        self._page = _Page(slot, whole)
-        return self._page
+        return _Page(slot, whole)
 
     def _collect(self) -> None:
         while self._let_go:
@@ -101,19 +109,22 @@ class _Page:
         end = offset + math.prod(shape) * kind.itemsize
         if end > self._whole.nbytes:
             return None
-        self._used = -(-end // ALIGNMENT) * ALIGNMENT
+        self._used = _aligned(end)
         return view(self._whole, kind.str, shape, offset)
 
-    def held(self, name: str, image: AnyArray) -> tuple[str, str, list[int], int]:
-        """Where an image is in the slot, copied there if it is not."""
-        offset = image.__array_interface__["data"][0] - self._address
-        if not (0 <= offset <= self._whole.nbytes - image.nbytes and image.flags.c_contiguous):
-            offset, copy = self._used, self.new_image(image.shape, image.dtype)
-            if copy is None:
-                raise DataError(
-                    f"a frame of {image.shape[1]}×{image.shape[0]} px is too large to hand over",
-                    why=f"there are {self._whole.nbytes >> 20} MiB for one",
-                    remedy="choose a smaller mode of the camera, or read it in this process (--in-process)",
-                )
-            np.copyto(copy, image)
-        return name, image.dtype.str, list(image.shape), offset
+    def layout(self, images: Mapping[str, AnyArray]) -> Layout | None:
+        """Where images are in the slot, copied there if they are not; None where there is no room for that."""
+        layout = []
+        for name, image in images.items():
+            offset = image.__array_interface__["data"][0] - self._address
+            if not (0 <= offset <= self._whole.nbytes - image.nbytes and image.flags.c_contiguous):
+                offset, copy = self._used, self.new_image(image.shape, image.dtype)
+                if copy is None:
+                    return None
+                np.copyto(copy, image)
+            layout.append((name, image.dtype.str, list(image.shape), offset))
+        return layout
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT

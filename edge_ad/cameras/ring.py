@@ -28,7 +28,7 @@ SLOTS = 6
 LENT = 3
 """So many of them may be frames in use, uncopied; the others stay for the camera to go on."""
 
-SPARES = 4
+SPARES = 2
 """Memory of so many copies is kept for the next ones, as new pages take longer than copying; the rest goes back."""
 
 SLOT_BYTES = 64 << 20
@@ -115,7 +115,7 @@ class Ring:
 
     def _kept_pages(self) -> mmap.mmap | None:
         try:
-            return self._spares.popleft()
+            return self._spares.pop()
         except IndexError:
             return None
 
@@ -166,7 +166,7 @@ class Channel:
             raise EOFError(str(error)) from error
         if not content:
             raise EOFError("the channel is closed")
-        message: Message = msgpack.unpackb(content, unicode_errors="surrogatepass")
+        message: Message = msgpack.unpackb(content, unicode_errors="surrogatepass", strict_map_key=False)
         return message
 
     def close(self) -> None:

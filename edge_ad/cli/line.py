@@ -218,10 +218,14 @@ class DriftSink:
     def __init__(self, loaded: Mapping[str, Loaded], alarms: Alarms) -> None:
         self._loaded, self._alarms = loaded, alarms
         self._monitors: dict[str, DriftMonitor] = {}
+        self._changed_to: str | None = None
 
     def write(self, inspection: Inspection) -> None:
         """Looks at one inspection."""
         name = inspection.recipe
+        if name == self._changed_to:  # its first part: those of the recipe before, which were under way, are through
+            self._changed_to = None
+            self._silence_all_but(name)
         if name not in self._monitors:
             model = self._loaded.get(name)
             if model is None or model.reference is None:
@@ -230,7 +234,11 @@ class DriftSink:
         self._monitors[name].write(inspection)
 
     def silence_others(self, recipe: str) -> None:
-        """Ends the alarms of all recipes but one: nobody looks at their parts now."""
+        """Ends the alarms of all recipes but the one that has come into force: nobody looks at their parts now."""
+        self._changed_to = recipe
+        self._silence_all_but(recipe)
+
+    def _silence_all_but(self, recipe: str) -> None:
         for name, monitor in list(self._monitors.items()):
             if name != recipe:
                 monitor.silence()

@@ -196,6 +196,7 @@ def _run(
             alarms=alarms,
             statistics=statistics,
         )
+        # Of two change-overs in quick succession the last one counts, whichever thread comes first.
         products.on_switch = lambda: _changed_over(line, prepare, drift, products.book.active)
         stack.enter_context(products.following())
         with view.shown(notes.is_terminal and not (to_stdout and sys.stdout.isatty())):

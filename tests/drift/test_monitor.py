@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edge_ad.alarms import Alarms
+from edge_ad.cli.line import DriftSink, Loaded
 from edge_ad.drift.image_statistics import COLOUR, image_statistics
 from edge_ad.drift.monitor import DriftMonitor
 from edge_ad.drift.reference import Reference, measured_images
@@ -206,6 +207,24 @@ def test_alarms_of_a_recipe_that_is_not_in_force_are_silent(line: Line, alarms: 
     assert not texts(alarms)
     monitor.write(dark[20])
     assert texts(alarms).keys() == {"drift.brightness.cup"} and alarms.raised() == {"drift.brightness.cup": 2}
+
+
+def test_a_change_over_ends_the_alarms_of_parts_that_were_under_way(line: Line, alarms: Alarms) -> None:
+    """They come after it, and would leave on for good what it ended."""
+    sink = DriftSink({name: Loaded(name, name, line.reference()) for name in ("cup", "lid")}, alarms)
+    dark = [replace(line.inspection(look={"light": 0.85}), recipe="cup") for _ in range(22)]
+    for inspection in dark[:20]:
+        sink.write(inspection)
+    assert texts(alarms).keys() == {"drift.brightness.cup"}
+    sink.silence_others("lid")
+    assert not texts(alarms)
+    sink.write(dark[20])
+    assert texts(alarms).keys() == {"drift.brightness.cup"}
+    sink.write(replace(line.inspection(), recipe="lid"))
+    assert not texts(alarms)
+    sink.write(dark[21])  # named by its own trigger, after the change-over
+    sink.write(replace(line.inspection(), recipe="lid"))
+    assert texts(alarms).keys() == {"drift.brightness.cup"}
 
 
 def test_another_threshold_is_another_beginning(line: Line, alarms: Alarms, monitor: DriftMonitor) -> None:
