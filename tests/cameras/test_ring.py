@@ -291,11 +291,11 @@ def test_copies_of_frames_go_back_to_the_system() -> None:
     waiting = [ring.take(slot, layout) for _ in range(30)]
     grown_mb = _private_mb() - before_mb
     fence = bytearray(1000)  # on the heap after them
-    np.testing.assert_array_equal(waiting[-1]["rgb"], image)
+    assert all((frame["rgb"][::99, ::99] == image[::99, ::99]).all() for frame in waiting)
     del waiting
     gc.collect()
     kept_mb = _private_mb() - before_mb
-    assert grown_mb > 25 and kept_mb < SPARES + 3, (grown_mb, kept_mb, len(lent), len(fence))
+    assert grown_mb > 25 and kept_mb < SPARES + 2, (grown_mb, kept_mb, len(lent), len(fence))
     ring.close()
 
 
