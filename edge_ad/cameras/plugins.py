@@ -4,7 +4,8 @@
     zivid = "edge_ad_zivid:ZividCamera"
 
 The name is the scheme of the URI, the value a class that makes itself with ``from_uri(CameraUri)`` and keeps
-the ``Camera`` protocol; ``edge_ad.cameras.base.CameraDriver`` has what most drivers share.
+the ``Camera`` protocol; ``edge_ad.cameras.base.CameraDriver`` has what most drivers share. One that makes its images
+with ``edge_ad.cameras.image_memory`` saves a copy of each.
 """
 
 from __future__ import annotations
