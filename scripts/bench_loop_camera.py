@@ -79,14 +79,10 @@ class ReplayCamera(CameraDriver):
             return ReadStatus.TIMEOUT
         number = self._waiting.popleft()
         rgb, depth = (own_image(image, image.dtype) for image in self._pool[number % POOL])
-        return Frame(
-            rgb,
-            depth,
-            depth_unit_m=0.001,
-            timestamp_ns=self._due_ns(number),
-            sequence=number,
-            metadata={RETURNED_S: time.monotonic()},
-        )
+        told: dict[str, float] = {}
+        frame = Frame(rgb, depth, depth_unit_m=0.001, timestamp_ns=self._due_ns(number), sequence=number, metadata=told)
+        told[RETURNED_S] = time.monotonic()
+        return frame
 
     def close(self) -> None:
         self._pool, self.info = [], None

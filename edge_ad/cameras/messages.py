@@ -10,37 +10,50 @@ from edge_ad.cameras.ring import Message
 from edge_ad.errors import CameraError, EdgeAdError
 from edge_ad.types import AnyArray, CameraHealth, CameraInfo, Frame, Intrinsics
 
-IMAGES = ("rgb", "depth", "normals")
-
-# A frame's own fields that travel as they are.
-_FIELDS = ("depth_unit_m", "timestamp_ns", "sequence", "source", "part_id", "skew_ms")
 _INTRINSICS = tuple(field.name for field in fields(Intrinsics))
+
+Fields = list[Any]
+"""Of a frame all but its images, in plain types and in the order of `frame_from`."""
 
 
 def images_of(frame: Frame) -> dict[str, AnyArray]:
     """The images that a frame has, by name."""
-    return {name: image for name in IMAGES if (image := getattr(frame, name)) is not None}
+    images = {"rgb": frame.rgb, "depth": frame.depth, "normals": frame.normals}
+    return {name: image for name, image in images.items() if image is not None}
 
 
-def frame_fields(frame: Frame) -> dict[str, Any]:
-    """All of a frame but its images, in plain types."""
-    own = {name: getattr(frame, name) for name in _FIELDS}
+def frame_fields(frame: Frame) -> Fields:
+    """All of a frame but its images."""
     camera = frame.intrinsics
     # Not by asdict, which copies deeply and takes as long as all the rest.
     intrinsics = None if camera is None else [getattr(camera, name) for name in _INTRINSICS]
-    return {**own, "intrinsics": intrinsics, "metadata": dict(frame.metadata)}
+    return [
+        frame.depth_unit_m,
+        intrinsics,
+        frame.timestamp_ns,
+        frame.sequence,
+        frame.source,
+        frame.part_id,
+        frame.skew_ms,
+        dict(frame.metadata),
+    ]
 
 
-def frame_from(fields: dict[str, Any], images: dict[str, AnyArray]) -> Frame:
+def frame_from(fields: Fields, images: dict[str, AnyArray]) -> Frame:
     """The frame again."""
-    intrinsics = fields["intrinsics"]
+    depth_unit_m, intrinsics, timestamp_ns, sequence, source, part_id, skew_ms, metadata = fields
     return Frame(
-        rgb=images.get("rgb"),
-        depth=images.get("depth"),
-        normals=images.get("normals"),
-        intrinsics=None if intrinsics is None else Intrinsics(*intrinsics),
-        metadata=fields["metadata"],
-        **{name: fields[name] for name in _FIELDS},
+        images.get("rgb"),
+        images.get("depth"),
+        depth_unit_m,
+        images.get("normals"),
+        None if intrinsics is None else Intrinsics(*intrinsics),
+        timestamp_ns,
+        sequence,
+        source,
+        part_id,
+        skew_ms,
+        metadata,
     )
 
 

@@ -58,16 +58,10 @@ class Outbox:
         Raises:
             DataError: they do not fit into a slot.
         """
-        if sum(_aligned(image.nbytes) for image in images.values()) > self._ring.slot_bytes:
-            largest = max(images.values(), key=lambda image: image.nbytes)
-            raise DataError(
-                f"a frame of {largest.shape[1]}×{largest.shape[0]} px is too large to hand over",
-                why=f"there are {self._ring.slot_bytes >> 20} MiB for one",
-                remedy="choose a smaller mode of the camera, or read it in this process (--in-process)",
-            )
         page, self._page = self._page or self._turn(), None
         layout = None if page is None else page.layout(images)
-        if page is not None and layout is None:  # images that came to nothing have taken the room
+        if page is not None and layout is None:  # perhaps images that came to nothing have taken the room
+            self._check_size(images)
             page = self._turn()
             layout = None if page is None else page.layout(images)
         if page is None or layout is None:
@@ -80,6 +74,15 @@ class Outbox:
         self._holders[slot] -= 1
         if not self._holders[slot]:
             self._free.append(slot)
+
+    def _check_size(self, images: Mapping[str, AnyArray]) -> None:
+        if sum(_aligned(image.nbytes) for image in images.values()) > self._ring.slot_bytes:
+            height_px, width_px = next(iter(images.values())).shape[:2]
+            raise DataError(
+                f"a frame of {width_px}×{height_px} px is too large to hand over",
+                why=f"there are {self._ring.slot_bytes >> 20} MiB for one",
+                remedy="choose a smaller mode of the camera, or read it in this process (--in-process)",
+            )
 
     def _turn(self) -> _Page | None:
         self._collect()
