@@ -57,7 +57,9 @@ def main(channel_descriptor: int, ring_descriptor: int, slots: int, slot_bytes: 
         start = channel.receive(10.0)
         if start is not None:
             CAMERAS.update(start["drivers"])
-            _Capture(camera_from_uri(start["camera"]), channel, ring, lossless=start["lossless"]).serve()
+            outbox = Outbox(ring)
+            with images_made_by(outbox.new_image):
+                _Capture(camera_from_uri(start["camera"]), channel, outbox, lossless=start["lossless"]).serve()
     except EOFError:
         pass  # the line is gone, and its end of the ring with it
 
@@ -68,13 +70,12 @@ class _Capture:
     Args:
         camera: not open yet.
         channel: to the line.
-        ring: all of its slots are ours at first.
+        outbox: for its frames, in the memory that the line reads.
         lossless: waits for a free slot; else a frame that finds none is dropped and counted.
     """
 
-    def __init__(self, camera: Camera, channel: Channel, ring: Ring, *, lossless: bool) -> None:
-        self._camera, self._channel, self._lossless = camera, channel, lossless
-        self._outbox = Outbox(ring)
+    def __init__(self, camera: Camera, channel: Channel, outbox: Outbox, *, lossless: bool) -> None:
+        self._camera, self._channel, self._outbox, self._lossless = camera, channel, outbox, lossless
         self._read_s = TRIGGERED_READ_S if camera.caps.software_trigger else READ_S
         self._health_s = 0.0
         self._stream = 0
@@ -125,8 +126,7 @@ class _Capture:
     def _read(self) -> None:
         self._outbox.forget()
         try:
-            with images_made_by(self._outbox.new_image):
-                outcome = self._camera.read(self._read_s)
+            outcome = self._camera.read(self._read_s)
         except Exception as error:
             # The device may have failed: it is read again once the line has opened it again.
             self._reading = isinstance(error, EdgeAdError) and not isinstance(error, CameraError)

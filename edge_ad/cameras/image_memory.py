@@ -1,6 +1,6 @@
 """The memory that a driver's images are made in.
 
-A driver takes it here, from inside its ``read``: in the capture process it is shared memory, and the images reach
+A driver takes it here, in the thread that reads: in the capture process it is shared memory, and the images reach
 the line without another copy. Images from elsewhere are copied once more. Once ``read`` has returned an image it is
 not the driver's to write to.
 """
